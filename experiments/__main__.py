@@ -1,0 +1,25 @@
+"""``python -m experiments NAME …``: run an experiment by name."""
+
+import importlib
+import sys
+
+from lth_jax.config import fail
+
+EXPERIMENTS = {"init_comparison": "initializations compared for finding tickets (document 000)"}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the experiment named first."""
+    names = "\n".join(f"  {name:22} {what}" for name, what in EXPERIMENTS.items())
+    usage = f"usage: python -m experiments NAME [--help] [flags]\n\n{names}"
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(usage)
+        return
+    name, *arguments = sys.argv[1:]
+    if name not in EXPERIMENTS:
+        fail(f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}")
+    importlib.import_module(f"experiments.{name}").main(arguments)
+
+
+if __name__ == "__main__":
+    main()

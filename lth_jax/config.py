@@ -1,0 +1,174 @@
+"""Configuration: a frozen dataclass says what one experiment is, and every field of it is a flag.
+
+``option`` gives a field its default, help and choices; :func:`parse` builds the command line from the
+fields; :class:`InputError` is what wrong input raises everywhere, one line that names the offending thing.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+Config = TypeVar("Config")
+
+
+class InputError(ValueError):
+    """Wrong input, in one line: what was expected, what came, what to do. The command line exits with 2."""
+
+
+def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+      default: its value when neither preset nor flag gives one.
+      help: one line for ``--help``, with the unit.
+      choices: the only values allowed (of each entry, for a tuple).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``42-52`` or ``42,43,50`` or both, as the seeds in that order.
+
+    Raises:
+      InputError: not whole numbers, a range that runs backwards, or a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or part.strip() == first)):
+            raise InputError(f"--seeds {text}: expected whole numbers as 42-52 or 42,43,50")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise InputError(f"--seeds {text}: the range {part.strip()} runs backwards; write {high}-{low}")
+        if high - low >= 100_000 or high >= 2**31:
+            raise InputError(f"--seeds {text}: at most 100,000 seeds, each below 2147483648")
+        seeds.extend(range(low, high + 1))
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"--seeds {text}: a seed is named twice")
+    return tuple(seeds)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def check_choices(config: Any) -> None:
+    """Check every field that has choices, and that every number is finite."""
+    for field in dataclasses.fields(config):
+        value, choices = getattr(config, field.name), field.metadata.get("choices")
+        for entry in value if isinstance(value, tuple) else (value,):
+            if choices and entry not in choices:
+                expected = ", ".join(choices)
+                raise InputError(f"{flag(field.name)} {entry}: unknown; expected one of {expected}")
+            if isinstance(entry, float) and not math.isfinite(entry):
+                raise InputError(f"{flag(field.name)} {entry}: not a finite number")
+
+
+def flag(name: str) -> str:
+    """A field's name as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _converter(kind: Any, name: str) -> Any:
+    """From a flag's text to the field's type; its errors become one clear line."""
+    origin, entries = typing.get_origin(kind), typing.get_args(kind)
+
+    def convert(text: str) -> Any:
+        if name == "seeds":
+            return parse_seeds(text)
+        if kind is bool:
+            if text not in ("true", "false"):
+                raise InputError(f"{flag(name)} {text}: expected true or false")
+            return text == "true"
+        if origin is tuple:
+            inner = _converter(entries[0], name)
+            return tuple(inner(part.strip()) for part in text.split(",") if part.strip())
+        try:
+            return kind(text)
+        except ValueError:
+            raise InputError(f"{flag(name)} {text}: expected {kind.__name__}") from None
+
+    return convert
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line of error and leave with exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type, skip: Sequence[str] = ()) -> None:
+    """A flag for every field of a dataclass, its default left to the presets."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name in skip:
+            continue
+        choices = field.metadata.get("choices")
+        text = field.metadata.get("help", "") + (f" ({', '.join(choices)})" if choices else "")
+        parser.add_argument(
+            flag(field.name),
+            help=text.replace("%", "%%"),
+            default=argparse.SUPPRESS,
+            type=_guarded(_converter(hints[field.name], field.name)),
+            metavar=field.name.upper(),
+        )
+
+
+def _guarded(convert: Any) -> Any:
+    """argparse replaces a ValueError's text by its own; ArgumentTypeError keeps ours."""
+
+    def guarded(text: str) -> Any:
+        try:
+            return convert(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return guarded
+
+
+def build(
+    config: type[Config], presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]
+) -> Config:
+    """The configuration of a preset with some fields given on the command line.
+
+    Raises:
+      InputError: the preset does not exist, or a value is impossible.
+    """
+    if preset not in presets:
+        raise InputError(f"--preset {preset}: unknown; expected one of {', '.join(presets)}")
+    return config(**{**presets[preset], **given})
+
+
+def to_json(config: Any) -> str:
+    """A configuration as JSON, its fields in their order."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def differences(config: Any, written: Mapping[str, Any]) -> list[str]:
+    """How a configuration differs from one read back from JSON: ``field: theirs, not ours`` for each."""
+    ours = json.loads(to_json(config))
+    return [
+        f"{name}: {written.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in sorted({*ours, *written})
+        if ours.get(name) != written.get(name)
+    ]
+
+
+def digest(config: Any) -> str:
+    """Eight hexadecimal digits that name a configuration."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]

@@ -1,0 +1,371 @@
+"""How data sets lie on disk: files in, four arrays out; and what those arrays must be.
+
+* IDX (the MNIST page): bytes 0, 0, 8 (= uint8), rank; ``rank`` big-endian uint32 sizes; the payload.
+* CIFAR-10's binary batches: records of 1 label byte, then 3 × 1,024 bytes, one plane a colour, row-major.
+* A folder that TensorFlow Datasets (TFDS) prepared, read without TensorFlow.
+* Our own cache of what is slow to read.
+
+A file is somebody else's until it is checked: sizes are compared with what the header promises before
+memory is asked for, nothing is unpickled, and every problem is a :class:`DataError` naming the file.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+MAX_BYTES = 2**31
+"""A header that promises more is refused."""
+
+MAX_DEFLATE_RATIO = 1032
+"""Deflate codes at most 258 bytes in 2 bits: a smaller gzip file cannot hold what is promised."""
+
+IDX_STEMS = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+CIFAR_BATCHES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+CIFAR_RECORD = 1 + 3 * 32 * 32
+CACHE_LAYOUT = 1
+
+# The luminance steps of JPEG's quality 75 (Annex K's table halved, up), its 4 × 4 low frequencies.
+JPEG75_STEPS = np.array([[8, 6, 5, 8], [6, 6, 7, 10], [7, 7, 8, 12], [7, 9, 11, 15]])
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or not what it should be; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class Arrays(NamedTuple):
+    """A data set's numbers: images uint8 [n, height, width, channels], labels integer [n]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def checked(name: str, arrays: Arrays) -> Arrays:
+    """Copies that cannot be written to, images as uint8 and labels as int32, once they fit each other.
+
+    Raises:
+      DataError: something is empty, of a wrong shape, dtype or range, or counts differ.
+    """
+    parts = {}
+    for part, values in arrays._asdict().items():
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError) as error:  # ragged lists
+            raise DataError(f"{name}: {part}: not an array ({error})") from None
+        check = _as_labels if part.endswith("labels") else _as_images
+        parts[part] = check(f"{name}: {part}", array)
+    arrays = Arrays(**parts)
+    for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        if len(images) != len(labels):
+            raise DataError(f"{name}: {len(images)} {split} images, but {len(labels)} labels")
+    shapes = arrays.train_images.shape[1:], arrays.test_images.shape[1:]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"{name}: train images are of shape {shapes[0]}, test images {shapes[1]}")
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
+def _as_images(what: str, array: np.ndarray) -> np.ndarray:
+    """A copy as uint8 [n, height, width, channels]."""
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(f"{what}: expected [n, height, width, channels], none of them 0, found {array.shape}")
+    if array.dtype == np.uint8:
+        return np.array(array, order="C")
+    if array.dtype not in (np.float32, np.float64):
+        raise DataError(f"{what}: expected uint8, or float32 or float64 in [0, 1], found {array.dtype}")
+    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise DataError(f"{what}: expected finite floats in [0, 1], or uint8")
+    pixels = np.rint(array * 255)
+    if np.abs(array * 255 - pixels).max() > 1e-3:
+        raise DataError(f"{what}: expected floats k / 255 (8-bit pixels), found values in between")
+    return pixels.astype(np.uint8, order="C")
+
+
+def _as_labels(what: str, array: np.ndarray) -> np.ndarray:
+    """A copy as int32 [n]."""
+    if array.ndim != 1 or array.size == 0:
+        raise DataError(f"{what}: expected [n], n > 0, found {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"{what}: expected integers, found {array.dtype}")
+    if array.min() < 0 or array.max() >= 2**31 - 1:
+        raise DataError(f"{what}: expected labels from 0, found {array.min()} … {array.max()}")
+    return np.array(array, np.int32, order="C")
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """16 hex digits of a SHA-256 over shapes, dtypes and bytes, the same on every machine."""
+    digest = hashlib.sha256()
+    for part, array in arrays._asdict().items():
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{part} {little.dtype.str} {little.shape}\n".encode())
+        digest.update(little.data)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns what the system says while ``path`` is read into an error that names it."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged or truncated gzip ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
+    """The uint8 array of an IDX file, gzipped or not (its first bytes tell, not its name).
+
+    Args:
+      path: the file.
+      item_shape: shape of one example: ``(28, 28)`` for images, ``()`` for labels.
+
+    Returns:
+      uint8 [n, *item_shape], n ≥ 1.
+
+    Raises:
+      DataError: the file is not an IDX file of such examples, or is longer or shorter than it says.
+    """
+    with _naming(path), path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        on_disk = os.fstat(raw.fileno()).st_size
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        shape = _read_idx_shape(stream, path, tuple(item_shape))
+        promised = math.prod(shape)
+        # Before anything is allocated: neither a header nor a gzip bomb decides how much memory we take.
+        if promised > MAX_BYTES:
+            raise DataError(f"{path}: the header promises {promised:,} bytes, over {MAX_BYTES:,}")
+        if promised > on_disk * (MAX_DEFLATE_RATIO if zipped else 1):
+            raise DataError(
+                f"{path}: truncated: expected {promised:,} bytes of data, the file has {on_disk:,}"
+            )
+        payload = stream.read(promised)
+        if len(payload) < promised:
+            raise DataError(f"{path}: truncated: expected {promised:,} bytes, got {len(payload):,}")
+        if stream.read(1):  # at the end this also makes gzip check its checksum
+            raise DataError(f"{path}: trailing bytes after the {promised:,} that the header promises")
+    return np.frombuffer(payload, np.uint8).reshape(shape)
+
+
+def _read_idx_shape(stream: BinaryIO | gzip.GzipFile, path: Path, item_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in an IDX header, once it is one of ``item_shape`` examples."""
+    rank = 1 + len(item_shape)
+    header = stream.read(4 + 4 * rank)
+    magic = bytes([0, 0, 8, rank])
+    if header[:4] != magic:
+        raise DataError(f"{path}: expected IDX magic {magic.hex()}, found {header[:4].hex() or 'nothing'}")
+    if len(header) < 4 + 4 * rank:
+        raise DataError(f"{path}: truncated: the IDX header has {len(header)} of {4 + 4 * rank} bytes")
+    count, *found = struct.unpack(f">{rank}I", header[4:])
+    if tuple(found) != item_shape:
+        raise DataError(f"{path}: expected examples of shape {item_shape}, found {tuple(found)}")
+    if count == 0:
+        raise DataError(f"{path}: holds no examples")
+    return count, *item_shape
+
+
+def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
+    if labels.max() >= classes:
+        raise DataError(f"{path}: expected labels 0 … {classes - 1}, found {labels.max()}")
+
+
+def _missing(folder: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in present]:
+        raise DataError(f"{folder}: holds {', '.join(present)} but not {', '.join(missing)}")
+
+
+def read_idx_folder(folder: Path, image_size: tuple[int, int], classes: int) -> Arrays | None:
+    """The four IDX files of a folder; None where it holds none of them.
+
+    Raises:
+      DataError: some are missing or damaged, or do not belong together.
+    """
+    found = {}
+    for part, stem in IDX_STEMS.items():
+        spellings = [s + end for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
+        if path := next((folder / name for name in spellings if (folder / name).is_file()), None):
+            found[part] = path
+    if not found:
+        return None
+    _missing(folder, list(IDX_STEMS.values()), [IDX_STEMS[part] for part in found])
+    read = {}
+    for split in ("train", "test"):
+        image_path, label_path = found[f"{split}_images"], found[f"{split}_labels"]
+        labels = read_idx(label_path, ())
+        images = read_idx(image_path, image_size)[..., None]
+        _check_labels(label_path, labels, classes)
+        if len(images) != len(labels):
+            raise DataError(f"{image_path}: {len(images)} images, but {len(labels)} labels in {label_path}")
+        read |= {f"{split}_images": images, f"{split}_labels": labels}
+    return Arrays(**read)
+
+
+def read_cifar_folder(folder: Path, classes: int) -> Arrays | None:
+    """CIFAR-10's six binary batches; None where the folder holds none of them.
+
+    Raises:
+      DataError: some are missing or damaged.
+    """
+    present = [name for name in CIFAR_BATCHES if (folder / name).is_file()]
+    if not present:
+        return None
+    _missing(folder, CIFAR_BATCHES, present)
+    records = [_read_cifar_batch(folder / name, classes) for name in CIFAR_BATCHES]
+    halves = []
+    for table in (np.concatenate(records[:-1]), records[-1]):
+        images = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        halves += [np.ascontiguousarray(images), table[:, 0]]
+    return Arrays(*halves)
+
+
+def _read_cifar_batch(path: Path, classes: int) -> np.ndarray:
+    """Records uint8 [n, 3073] of one binary batch."""
+    with _naming(path):
+        size = path.stat().st_size
+        if size == 0 or size % CIFAR_RECORD or size > MAX_BYTES:
+            raise DataError(f"{path}: expected records of {CIFAR_RECORD} bytes, found {size:,} bytes")
+        table = np.fromfile(path, np.uint8)
+    if table.size != size:
+        raise DataError(f"{path}: changed while it was read")
+    table = table.reshape(-1, CIFAR_RECORD)
+    _check_labels(path, table[:, 0], classes)
+    return table
+
+
+def went_through_jpeg75(images: np.ndarray) -> bool:
+    """Whether pictures were JPEGs of quality 75: their luminance still sits on its quantization grid.
+
+    Coefficients of 8 × 8 blocks lie 0.25 of a step from the grid on average in other pictures, and
+    0.04 to 0.06 (pixels were rounded) in such JPEGs; in those of quality 50, twice as coarse, 0.11.
+
+    Args:
+      images: uint8 [n, height, width, 3], sizes multiples of 8; the first 1,000 are looked at.
+    """
+    luminance = images[:1000].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    count, height, width = luminance.shape
+    blocks = luminance.reshape(count, height // 8, 8, width // 8, 8).swapaxes(2, 3).reshape(-1, 8, 8)
+    # Clipping at black and white moves coefficients off the grid.
+    blocks = blocks[(blocks.min((1, 2)) > 8) & (blocks.max((1, 2)) < 247)]
+    frequency, pixel = np.arange(4)[:, None], np.arange(8)[None]
+    cosines = 0.5 * np.cos((2 * pixel + 1) * frequency * np.pi / 16)
+    cosines[0] *= math.sqrt(0.5)
+    steps = ((cosines @ blocks @ cosines.T) / JPEG75_STEPS).reshape(-1, 16)[:, 1:]
+    steps = steps[np.abs(steps) > 1]  # a zero is on every grid
+    return steps.size >= 200 and float(np.abs(steps - np.rint(steps)).mean()) < 0.09
+
+
+def prepared_folder(root: Path, name: str) -> Path | None:
+    """The newest version that TFDS prepared in ``root/name``, if any."""
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in root.glob(f"{name}/*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # not 'incomplete.…'
+    }
+    return versions[max(versions)] if versions else None
+
+
+def read_prepared(folder: Path) -> Arrays:
+    """The examples of a folder that TFDS prepared, in its (shuffled, fixed) order, without TensorFlow.
+
+    Raises:
+      DataError: TFDS is not installed, or cannot read the folder.
+    """
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(folder)
+        halves = []
+        for split in ("train", "test"):
+            pairs = [(example["image"], example["label"]) for example in _examples(builder, split)]
+            expected = builder.info.splits[split].num_examples
+            if len(pairs) != expected or not pairs:
+                raise DataError(f"{folder}: expected {expected} {split} examples, found {len(pairs)}")
+            images, labels = zip(*pairs, strict=True)
+            halves += [np.stack(images), np.asarray(labels, np.int32)]
+        return Arrays(*halves)
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(
+            f"{folder}: TensorFlow Datasets is needed to read it ({error}): pip install 'lth_jax[tfds]'"
+        ) from None
+    except Exception as error:  # TFDS and the formats beneath it raise whatever they like
+        problem = f"{type(error).__name__}: {error}"
+        raise DataError(f"{folder}: TFDS cannot read it: {problem}") from error
+
+
+def _examples(builder: Any, split: str, batch: int = 1000) -> Iterator[dict[str, Any]]:
+    """One split's examples as TFDS decodes them with NumPy."""
+    info = builder.info
+    if info.file_format.value == "tfrecord":  # TFDS's default; it needs TensorFlow to read it
+        for path in info.splits[split].filepaths:
+            yield from map(info.features.deserialize_example_np, _tfrecords(Path(path)))
+        return
+    source = builder.as_data_source(split=split)
+    for start in range(0, len(source), batch):  # in batches it is three times as fast
+        yield from source.__getitems__(list(range(start, min(start + batch, len(source)))))
+
+
+def _tfrecords(path: Path) -> Iterator[bytes]:
+    """Records of a TFRecord file: uint64 length, its CRC (4 bytes), the record, its CRC."""
+    content = path.read_bytes()
+    position = 0
+    while position < len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        if position + length + 16 > len(content):
+            raise DataError(f"{path}: truncated at byte {position:,}")
+        yield content[position + 12 : position + 12 + length]
+        position += length + 16
+
+
+def cached(name: str, files: Sequence[Path], folder: Path, read: Callable[[], Arrays]) -> Arrays:
+    """``read()``, or what it gave the last time that ``files`` looked as they do now.
+
+    The cache is a convenience: damaged, it is rebuilt; where it cannot be written, none is kept.
+
+    Args:
+      name: what the entry is called.
+      files: its sources; path, size and modification time of each are part of the key.
+      folder: where entries lie.
+      read: gives the arrays.
+    """
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(repr((CACHE_LAYOUT, name, stats)).encode()).hexdigest()[:16]
+    entry = folder / f"{name}-{key}.npz"
+    try:
+        # Its zip has a checksum a member. (Opened here: np.load leaves a damaged file open.)
+        with entry.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return Arrays(**{field: stored[field] for field in Arrays._fields})
+    except Exception:  # whatever a damaged file raises: the sources are still there
+        pass
+    arrays = read()
+    aside = folder / f".{os.getpid()}-{entry.name}"
+    with suppress(OSError):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(aside, **arrays._asdict())
+            os.replace(aside, entry)
+        finally:
+            aside.unlink(missing_ok=True)
+    return arrays

@@ -1,0 +1,162 @@
+"""Named weight distributions.
+
+A :class:`Scheme` is a distribution family and a formula for its spread in terms of fan-in and fan-out:
+``U(−a, a)`` with bound *a*, or ``N(0, s²)`` with standard deviation *s*. Fans follow Flax's kernel layouts:
+dense ``[in, out]``, convolution ``[*window, in, out]``, where the window's size multiplies both fans.
+
+Sources: Xavier: Glorot & Bengio 2010, eq. 16. Kaiming: He et al. 2015, eq. 10; with gain 1 as in document
+000, Table 1 (``kaiming_*``, also LeCun 1998), with gain √2 for ReLU (``he_*``). ``torch_default`` is the
+draw of PyTorch's linear and convolution layers, U(±1/√fan_in) for kernels and for biases.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lth_jax.masks import path_names
+from lth_jax.types import Params, PRNGKey
+
+Spread = Callable[[int, int], float]
+
+
+class Scheme(NamedTuple):
+    """A weight distribution: ``center`` + a draw of ``kind`` with spread ``spread(fan_in, fan_out)``.
+
+    ``kind`` is ``uniform`` (spread = bound), ``normal`` or ``truncated`` (spread = standard deviation before
+    the cut at ±2 of them).
+    """
+
+    kind: Literal["uniform", "normal", "truncated"]
+    spread: Spread
+    center: float = 0.0
+
+    def __call__(self, key: PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        """Flax's initializer signature, so that a scheme can be a module's ``kernel_init``."""
+        return draw(self, key, shape, fans(shape), dtype)
+
+
+def fans(shape: Sequence[int]) -> tuple[int, int]:
+    """Fan-in and fan-out of a kernel ``[in, out]`` or ``[*window, in, out]``.
+
+    Raises:
+      ValueError: fewer than two dimensions, as a bias has.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"a shape of two or more dimensions has fans, {tuple(shape)} does not")
+    window = math.prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+def draw(
+    scheme: Scheme, key: PRNGKey, shape: Sequence[int], fan: tuple[int, int], dtype: Any = jnp.float32
+) -> Float[Array, "..."]:
+    """A tensor of ``shape`` from ``scheme`` with the spread that the fans ``(in, out)`` give."""
+    sample = {
+        "uniform": lambda: jax.random.uniform(key, shape, dtype, -1.0, 1.0),
+        "normal": lambda: jax.random.normal(key, shape, dtype),
+        "truncated": lambda: jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype),
+    }[scheme.kind]()
+    return scheme.center + scheme.spread(*fan) * sample
+
+
+def xavier_bound(fan_in: int, fan_out: int) -> float:
+    """√(6 / (fan_in + fan_out))."""
+    return math.sqrt(6 / (fan_in + fan_out))
+
+
+def xavier_std(fan_in: int, fan_out: int) -> float:
+    """√(2 / (fan_in + fan_out))."""
+    return math.sqrt(2 / (fan_in + fan_out))
+
+
+def fan_in_bound(gain: float) -> Spread:
+    """gain · √(3 / fan_in)."""
+    return lambda fan_in, fan_out: gain * math.sqrt(3 / fan_in)
+
+
+def fan_in_std(gain: float) -> Spread:
+    """gain / √fan_in."""
+    return lambda fan_in, fan_out: gain / math.sqrt(fan_in)
+
+
+def fan_out_std(gain: float) -> Spread:
+    """gain / √fan_out."""
+    return lambda fan_in, fan_out: gain / math.sqrt(fan_out)
+
+
+def constant(spread: float) -> Spread:
+    """The same spread whatever the fans."""
+    return lambda fan_in, fan_out: spread
+
+
+def scaled(scheme: Scheme, factor: float) -> Scheme:
+    """The scheme with its spread multiplied by ``factor``."""
+    return scheme._replace(spread=lambda fan_in, fan_out: factor * scheme.spread(fan_in, fan_out))
+
+
+_XAVIER_UNIFORM = Scheme("uniform", xavier_bound)
+_XAVIER_NORMAL = Scheme("normal", xavier_std)
+
+SCHEMES: dict[str, Scheme] = {
+    "xavier_uniform": _XAVIER_UNIFORM,
+    "xavier_normal": _XAVIER_NORMAL,
+    "kaiming_uniform": Scheme("uniform", fan_in_bound(1.0)),
+    "kaiming_normal": Scheme("normal", fan_in_std(1.0)),
+    "xavier_uniform_half": scaled(_XAVIER_UNIFORM, 0.5),
+    "xavier_normal_half": scaled(_XAVIER_NORMAL, 0.5),
+    "xavier_uniform_double": scaled(_XAVIER_UNIFORM, 2.0),
+    "xavier_normal_double": scaled(_XAVIER_NORMAL, 2.0),
+    "he_uniform": Scheme("uniform", fan_in_bound(math.sqrt(2))),
+    "he_normal": Scheme("normal", fan_in_std(math.sqrt(2))),
+    "he_normal_fan_out": Scheme("normal", fan_out_std(math.sqrt(2))),
+    "torch_default": Scheme("uniform", fan_in_std(1.0)),
+    "standard_normal": Scheme("normal", constant(1.0)),
+    "standard_uniform": Scheme("uniform", constant(0.5), center=0.5),
+}
+"""Every named scheme. ``standard_uniform`` is U(0, 1), the one whose mean is not 0."""
+
+
+def get(name: str) -> Scheme:
+    """The scheme of that name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in SCHEMES:
+        raise ValueError(f"unknown initialization {name!r}; expected one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
+
+
+def initialize(key: PRNGKey, shapes: Params, kernels: Scheme, biases: Scheme | None = None) -> Params:
+    """Draw a parameter tree: kernels from one scheme, biases 0 or from another with their kernel's fans.
+
+    Args:
+      key: the run's initialization key; every leaf gets its own by position.
+      shapes: the parameters' tree, or its ``ShapeDtypeStruct``s: what is called ``kernel`` is drawn from
+        ``kernels``, what is called ``bias`` is 0 or drawn from ``biases``.
+      kernels: the kernels' scheme.
+      biases: the biases' scheme; ``None`` starts them at 0.
+
+    Raises:
+      ValueError: a leaf is neither a kernel nor a bias; initialize such a module by its own ``init``.
+    """
+    leaves, structure = jax.tree.flatten_with_path(shapes)
+    kernel_shapes = {path_names(path)[:-1]: leaf.shape for path, leaf in leaves if leaf.ndim >= 2}
+    drawn = []
+    for position, (path, leaf) in enumerate(leaves):
+        *layer, kind = path_names(path)
+        own_key = jax.random.fold_in(key, position)
+        if kind == "kernel":
+            drawn.append(draw(kernels, own_key, leaf.shape, fans(leaf.shape), leaf.dtype))
+        elif kind == "bias" and biases is None:
+            drawn.append(jnp.zeros(leaf.shape, leaf.dtype))
+        elif kind == "bias" and tuple(layer) in kernel_shapes:
+            fan = fans(kernel_shapes[tuple(layer)])
+            drawn.append(draw(biases, own_key, leaf.shape, fan, leaf.dtype))
+        else:
+            raise ValueError(f"{'/'.join((*layer, kind))} is neither a kernel nor a kernel's bias")
+    return jax.tree.unflatten(structure, drawn)

@@ -1,0 +1,35 @@
+"""Random streams: one key per seed, one named stream for each use of chance.
+
+A run owns ``jax.random.key(seed)`` and nothing else, so its numbers do not depend on which other runs are
+trained beside it, and two runs of one seed share a stream exactly when they ask for it by the same name.
+"""
+
+import jax
+from jaxtyping import Array, Int
+
+from lth_jax.types import PRNGKey
+
+STREAMS = ("init", "order", "model", "default_init", "reinit", "shuffle", "mask", "sample")
+"""Names of the streams. Their position is part of every published number: append, never reorder."""
+
+
+def stream(seed: int | Int[Array, ""], name: str, *indices: int | Int[Array, ""]) -> PRNGKey:
+    """The key of one named use of chance in a run.
+
+    Args:
+      seed: the run's seed.
+      name: one of ``STREAMS``: initialization, order of examples, the model's own noise (dropout) …
+      *indices: what tells repeated uses apart, such as the level or the trial.
+
+    Returns:
+      A typed PRNG key.
+
+    Raises:
+      ValueError: the stream's name is unknown.
+    """
+    if name not in STREAMS:
+        raise ValueError(f"unknown random stream {name!r}; expected one of {', '.join(STREAMS)}")
+    key = jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))
+    for index in indices:
+        key = jax.random.fold_in(key, index)
+    return key
