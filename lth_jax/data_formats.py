@@ -11,6 +11,7 @@ memory is asked for, nothing is unpickled, and every problem is a :class:`DataEr
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import re
@@ -19,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
 
 
 def _read_idx_shape(
-    stream: IO[bytes] | gzip.GzipFile, path: Path, item_shape: tuple[int, ...]
+    stream: io.BufferedIOBase, path: Path, item_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The shape in an IDX header, once it is one of ``item_shape`` examples."""
     rank = 1 + len(item_shape)

@@ -87,7 +87,7 @@ def is_nested(inner: Mask, outer: Mask) -> Bool[Array, ""]:
     return jnp.all(jnp.stack(jax.tree.leaves(leaves)))
 
 
-def check(mask: Mask, params: Params) -> None:
+def check(mask: PyTree, params: PyTree) -> None:
     """Raise ``ValueError`` unless ``mask`` is a bool tree with the structure and shapes of ``params``."""
     expected, found = jax.tree.structure(params), jax.tree.structure(mask)
     if expected != found:

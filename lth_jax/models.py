@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lth_jax.types import Collections, Params, PRNGKey
+from lth_jax.convolutions import Conv, max_pool
+from lth_jax.types import Collections, Params, PRNGKey, Shapes
 
 Logits = Float[Array, "batch classes"]
 
@@ -45,6 +46,30 @@ class MLP(nn.Module):
         x = images.reshape(images.shape[0], -1)
         for layer, width in enumerate(self.hidden):
             x = self.activation(nn.Dense(width, name=f"hidden_{layer}")(x))
+        return nn.Dense(self.classes, name="output")(x)
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 (LeCun et al. 1998) as it is used today: ReLU, max-pooling, every filter sees every channel.
+
+    6 and 16 filters of 5×5 without padding, each followed by 2×2 pooling, then 120–84–10 units. 61,770 weights
+    on 32×32×3 (400 values enter the dense layers), 44,190 on 28×28×1 (256 do).
+    """
+
+    filters: Sequence[int] = (6, 16)
+    hidden: Sequence[int] = (120, 84)
+    classes: int = 10
+    method: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width channels"]) -> Logits:
+        x = images
+        for layer, features in enumerate(self.filters):
+            convolved = Conv(features, (5, 5), padding="VALID", method=self.method, name=f"conv_{layer}")(x)
+            x = max_pool(nn.relu(convolved))
+        x = x.reshape(x.shape[0], -1)
+        for layer, width in enumerate(self.hidden):
+            x = nn.relu(nn.Dense(width, name=f"hidden_{layer}")(x))
         return nn.Dense(self.classes, name="output")(x)
 
 
@@ -83,7 +108,7 @@ def from_flax(module: nn.Module) -> Network:
     return Network(init, apply)
 
 
-def parameter_shapes(network: Network, image_shape: Sequence[int]) -> Params:
+def parameter_shapes(network: Network, image_shape: Sequence[int]) -> Shapes:
     """The network's parameter tree as ``jax.ShapeDtypeStruct``s, nothing computed.
 
     Args:

@@ -6,6 +6,7 @@ position, and what was pruned stays pruned, so the masks of successive levels ar
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def rates(
     if unknown := sorted(set(special) - known):
         raise ValueError(f"no layer called {', '.join(unknown)}; the model has {', '.join(sorted(known))}")
 
-    def leaf_rate(path: tuple, leaf: Array) -> float:
+    def leaf_rate(path: tuple, leaf: Any) -> float:
         parts = path_names(path)
         if not predicate(parts, leaf):
             return 0.0

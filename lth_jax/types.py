@@ -14,6 +14,8 @@ Params: TypeAlias = PyTree[Float[Array, "..."]]
 Mask: TypeAlias = PyTree[Bool[Array, "..."]]
 Scores: TypeAlias = PyTree[Float[Array, "..."]]
 PRNGKey: TypeAlias = Key[Array, ""]
+Shapes: TypeAlias = PyTree[Any]
+"""The tree of the parameters with ``jax.ShapeDtypeStruct`` leaves, or the parameters themselves."""
 Images: TypeAlias = UInt8[Array, "examples height width channels"]
 Labels: TypeAlias = Int[Array, "examples"]
 Collections: TypeAlias = PyTree[Any]

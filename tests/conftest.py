@@ -16,8 +16,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture
-def digits():
+def make_digits():
     """200 separable 4×4 'digits' of 4 classes as uint8, and their labels: learnable in a few steps."""
     from lth_jax.types import Split
 
@@ -27,3 +26,9 @@ def digits():
     for label in range(4):
         images[labels == label, label] += 180
     return Split(jax.numpy.asarray(images), jax.numpy.asarray(labels))
+
+
+@pytest.fixture
+def digits():
+    """A tiny data set."""
+    return make_digits()
