@@ -1,0 +1,54 @@
+"""Lottery tickets in functional JAX: whole pruning sweeps, many seeds at once, one compiled program.
+
+The names below are in the order in which data flows; each module says more. Everything is written for one
+run; :mod:`lth_jax.parallel` adds the run axis.
+"""
+
+from lth_jax import (
+    initializers,
+    keys,
+    lottery,
+    masks,
+    models,
+    parallel,
+    pruning,
+    rewinding,
+    training,
+)
+from lth_jax.keys import stream
+from lth_jax.lottery import Level, Plan, Run, begin, play, play_level
+from lth_jax.models import MLP, Network, from_flax, parameter_shapes
+from lth_jax.training import Recipe, TrainState, evaluate, train, train_step
+from lth_jax.types import Mask, Metrics, Params, Split
+
+__all__ = [
+    "MLP",
+    "Level",
+    "Mask",
+    "Metrics",
+    "Network",
+    "Params",
+    "Plan",
+    "Recipe",
+    "Run",
+    "Split",
+    "TrainState",
+    "begin",
+    "evaluate",
+    "from_flax",
+    "initializers",
+    "keys",
+    "lottery",
+    "masks",
+    "models",
+    "parallel",
+    "parameter_shapes",
+    "play",
+    "play_level",
+    "pruning",
+    "rewinding",
+    "stream",
+    "train",
+    "train_step",
+    "training",
+]

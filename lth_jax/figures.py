@@ -22,14 +22,24 @@ COLORS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bb
 MARKERS = "osD^vP*Xh"
 
 
-def new_figure(columns: int = 1, width: float = 6.4, height: float = 4.2, **options: Any) -> Any:
-    """A figure with a row of axes, drawn without a screen; ``(figure, axes)`` as from ``plt.subplots``."""
+def new_figure(
+    columns: int = 1, width: float = 6.4, height: float = 4.2, rows: int = 1, **options: Any
+) -> Any:
+    """A figure with rows of axes, drawn without a screen; ``(figure, axes)`` as from ``plt.subplots``.
+
+    Args:
+      columns: axes in a row.
+      width: of one of them, inches.
+      height: of one of them, inches.
+      rows: of axes.
+      **options: for ``Figure.subplots``.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, **options)
+    axes = figure.subplots(rows, columns, **options)
     for ax in np.ravel(axes):
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
@@ -123,7 +133,34 @@ def against_kept(
     ax.legend(fontsize=7)
 
 
-def kept_axis(ax: "Axes", kept: Sequence[float]) -> None:
+def bands(
+    ax: "Axes",
+    at: Sequence[float] | np.ndarray,
+    samples: np.ndarray,
+    name: str,
+    index: int = 0,
+    center: np.ndarray | None = None,
+    percentiles: tuple[float, float] = (5, 95),
+) -> None:
+    """A line with a band around it, in which most of the samples lie.
+
+    Args:
+      ax: where to draw.
+      at: the horizontal axis, one number per point.
+      samples: ``[sample, point]``; what is not finite is left out.
+      name: for the legend.
+      index: which colour, see :func:`style`.
+      center: the line, one number per point; the samples' mean when not given.
+      percentiles: the band's edges, in percent.
+    """
+    finite = np.where(np.isfinite(samples), samples, np.nan)
+    low, high = np.nanpercentile(finite, percentiles, axis=0)
+    color = style(index)["color"]
+    ax.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.plot(at, np.nanmean(finite, axis=0) if center is None else center, color=color, label=name)
+
+
+def kept_axis(ax: "Axes", kept: Sequence[float] | np.ndarray) -> None:
     """A logarithmic axis of weights remaining, in percent, dense on the left, ticks at the levels."""
     from matplotlib.ticker import NullLocator
 

@@ -1,0 +1,144 @@
+"""E1 end to end on the embedded digits, its two variants, its claims on made-up results."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import init_comparison as e1
+from experiments import init_comparison_claims as claims
+from lth_jax import initializers, results, sweep
+from lth_jax.keys import stream
+
+TINY = ["--levels", "3", "--epochs-per-level", "1", "--seeds", "42-43", "--hidden", "32"]
+TINY += ["--methods", "xavier_uniform,kaiming_normal"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    e1.main([*TINY, "--out", str(folder)])
+    return folder
+
+
+def test_the_folder_holds_what_the_readme_says(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "results.nc", "claims.csv", "report.md", "figures", "checkpoints"} <= names
+    figures = {path.name for path in (finished / "figures").iterdir()}
+    assert {"figure1_densities.png", "figure2_size.png", "figure3_test.png"} <= figures
+    assert "Test accuracy (%)" in (finished / "report.md").read_text()
+
+
+def test_results_open_with_plain_xarray(finished):
+    with xr.open_dataset(finished / "results.nc") as measured:
+        assert dict(measured["test_accuracy"].sizes) == {"method": 2, "seed": 2, "level": 3}
+        assert {"train_accuracy", "kept", "test_loss", "train_loss"} <= set(measured.data_vars)
+        assert measured["seed"].values.tolist() == [42, 43]
+        # 784·32 + 32·10 weights, round(0.2·n) of each layer pruned at a level.
+        np.testing.assert_allclose(measured["kept"][0, 0], [1, 20326 / 25408, 16261 / 25408], rtol=1e-6)
+        assert float(measured["test_accuracy"].min()) > 0.6
+        assert measured["test_accuracy"].max() <= 1
+        assert json.loads(measured.attrs["config"])["seeds"] == [42, 43]
+        assert measured.attrs["fingerprint"]
+
+
+def test_one_seed_alone_gives_the_sweeps_numbers(finished, tmp_path):
+    alone = [*TINY, "--seeds", "43", "--out", str(tmp_path / "alone")]
+    e1.main(alone)
+    one, whole = (results.load(folder / "results.nc") for folder in (tmp_path / "alone", finished))
+    # 1,000 test images: rounding in another order of sums may turn one or two of them.
+    np.testing.assert_allclose(one["test_accuracy"][:, 0], whole["test_accuracy"].sel(seed=43), atol=0.004)
+    np.testing.assert_allclose(one["train_loss"][:, 0], whole["train_loss"].sel(seed=43), rtol=0.02)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop_after(levels):
+        def save(*arguments):
+            original(*arguments)
+            if arguments[1] == levels:
+                raise Stopped
+
+        return save
+
+    original, folder = sweep.checkpoints.save, tmp_path / "run"
+    for levels in (1, 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(sweep.checkpoints, "save", stop_after(levels))
+            with pytest.raises(Stopped):
+                e1.main([*TINY, "--out", str(folder)])
+        assert not (folder / "results.nc").exists()
+    e1.main([*TINY, "--out", str(folder)])
+    xr.testing.assert_identical(
+        results.load(folder / "results.nc").drop_attrs(), results.load(finished / "results.nc").drop_attrs()
+    )
+
+
+def make(variant, method="kaiming_uniform"):
+    config = e1.Config(variant=variant, hidden=(12,), methods=(method,))
+    plan, shapes = e1.make_plan(config, 600, (28, 28, 1))
+    return plan, shapes, e1.make_run(42, method, config, plan, shapes)
+
+
+def test_as_described_resets_to_the_scheme_under_test():
+    plan, shapes, run = make("as-described")
+    expected = initializers.initialize(stream(42, "init"), shapes, initializers.get("kaiming_uniform"))
+    for tree in (run.params, run.rewind_to):
+        jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    assert plan.rates == {"hidden_0": {"kernel": 0.2, "bias": 0.0}, "output": {"kernel": 0.2, "bias": 0.0}}
+    assert not plan.carry_optimizer
+
+
+def test_as_run_resets_to_the_default_draw_and_prunes_biases():
+    plan, _, run = make("as-run")
+    assert plan.carry_optimizer
+    assert set(jax.tree.leaves(plan.rates)) == {0.2}
+    bound = 1 / np.sqrt(784)
+    saved, tested = (np.asarray(t["hidden_0"]["kernel"]) for t in (run.rewind_to, run.params))
+    assert 0.95 * bound < np.abs(saved).max() <= bound
+    assert 0.95 < np.abs(tested).max() / (bound * np.sqrt(6)) <= 1  # Kaiming with gain √2
+    biases = np.asarray(run.rewind_to["output"]["bias"])
+    assert (biases != 0).all()
+    np.testing.assert_array_equal(biases, run.params["output"]["bias"])
+    assert len(e1.presets("as-run")["paper"]["methods"]) == 10
+
+
+def made_up(accuracy):
+    """Results of the paper's shape whose accuracy is ``accuracy(method, kept)`` plus a seed's own noise."""
+    kept = 0.8 ** np.arange(20)
+    methods, seeds = list(e1.EIGHT_METHODS), np.arange(42, 53)
+    noise = np.random.default_rng(0).normal(0, 1e-4, (len(methods), len(seeds), 20))
+    values = np.array([[[accuracy(m, k) for k in kept] for _ in seeds] for m in methods]) + noise
+    dims = ("method", "seed", "level")
+    variables = {f"{split}_accuracy": (dims, values) for split in ("test", "train")}
+    variables["kept"] = (dims, np.broadcast_to(kept, values.shape))
+    return xr.Dataset(variables, {"method": methods, "seed": seeds, "level": np.arange(20)})
+
+
+def test_claims_follow_the_results_both_ways():
+    def as_published(method, kept):
+        drop = 0.02 * (kept < 0.068)
+        return 0.98 - drop - 0.01 * ("kaiming" in method) * (kept < 0.034) - 0.01 * ("double" in method)
+
+    found = {v.claim.identifier: v.verdict for v in claims.verdicts(made_up(as_published))}
+    for name in ("tickets-to-6.9", "none-below-6.9", "xavier-beats-kaiming", "alike-above-3.5"):
+        assert found[f"{name}:test"] == found[f"{name}:train"] == "supported", name
+    assert found["narrow-beats-wide:test"] == "supported"
+    opposite = {
+        v.claim.identifier: v.verdict
+        for v in claims.verdicts(made_up(lambda m, k: 0.9 + 0.02 * ("kaiming" in m) + 0.02 * (k < 0.06)))
+    }
+    for name in ("none-below-6.9", "xavier-beats-kaiming", "alike-above-3.5"):
+        assert opposite[f"{name}:test"] == "contradicted", name
+
+
+def test_claims_need_the_levels_and_methods_they_speak_of():
+    short = made_up(lambda m, k: 0.9).isel(level=slice(0, 5))
+    names = {v.claim.identifier for v in claims.verdicts(short)}
+    assert names == {
+        f"{n}:{s}" for n in ("normal-equals-uniform", "alike-above-3.5") for s in ("test", "train")
+    }
