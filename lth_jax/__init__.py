@@ -5,6 +5,7 @@ run; :mod:`lth_jax.parallel` adds the run axis.
 """
 
 from lth_jax import (
+    data,
     initializers,
     keys,
     lottery,
@@ -18,7 +19,8 @@ from lth_jax import (
 from lth_jax.keys import stream
 from lth_jax.lottery import Level, Plan, Run, begin, play, play_level
 from lth_jax.models import MLP, Network, from_flax, parameter_shapes
-from lth_jax.training import Recipe, TrainState, evaluate, train, train_step
+from lth_jax.tickets import Tickets, find_tickets
+from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
 from lth_jax.types import Mask, Metrics, Params, Split
 
 __all__ = [
@@ -32,9 +34,12 @@ __all__ = [
     "Recipe",
     "Run",
     "Split",
+    "Tickets",
     "TrainState",
     "begin",
+    "data",
     "evaluate",
+    "find_tickets",
     "from_flax",
     "initializers",
     "keys",
@@ -47,6 +52,7 @@ __all__ = [
     "play_level",
     "pruning",
     "rewinding",
+    "splits",
     "stream",
     "train",
     "train_step",

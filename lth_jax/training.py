@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from lth_jax import masks
+from lth_jax.data import Dataset
 from lth_jax.models import Network
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split
 
@@ -65,6 +66,12 @@ class Recipe:
 def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Pixels 0 … 255 to [0, 1], in float32."""
     return images.astype(jnp.float32) * jnp.float32(1 / 255)
+
+
+def splits(dataset: Dataset) -> tuple[Split, Split]:
+    """A data set's training and test examples as arrays on the device."""
+    train = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
+    return train, Split(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels, jnp.int32))
 
 
 def init_state(recipe: Recipe, params: Params, collections: Collections, mask: Mask) -> TrainState:
@@ -172,7 +179,10 @@ def train(
 
 
 def evaluate(state: TrainState, split: Split, network: Network) -> Metrics:
-    """Mean cross-entropy and accuracy over a whole split, in inference mode, in batches."""
+    """Mean cross-entropy and accuracy over a whole split, in inference mode, in batches.
+
+    A network that has diverged (its loss NaN or infinite) answers 0 to everything: its accuracy is NaN.
+    """
     examples = split.labels.shape[0]
     size = min(EVALUATION_BATCH, examples)
     whole = examples // size * size
@@ -187,4 +197,5 @@ def evaluate(state: TrainState, split: Split, network: Network) -> Metrics:
     if whole < examples:
         parts.append(totals(jax.tree.map(lambda a: a[whole:], split)))
     loss, correct = (sum(column) for column in zip(*parts, strict=True))
-    return Metrics(loss / examples, correct / jnp.float32(examples))
+    accuracy = correct / jnp.float32(examples)
+    return Metrics(loss / examples, jnp.where(jnp.isfinite(loss), accuracy, jnp.nan))

@@ -1,0 +1,112 @@
+"""Tickets of your own model: any Flax module, any Optax optimizer, your data, in one call.
+
+:func:`find_tickets` composes what the other modules offer; read it as an example of how to do so.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from lth_jax import lottery, masks, models, pruning
+from lth_jax.initializers import Scheme, initialize
+from lth_jax.keys import stream
+from lth_jax.masks import Predicate, is_kernel
+from lth_jax.training import Recipe
+from lth_jax.types import Collections, Mask, Params, PRNGKey, Split
+
+
+class Tickets(NamedTuple):
+    """Winning-ticket candidates of several seeds: ``start`` at ``masks`` is what one trains.
+
+    Every leaf of ``start`` and ``collections`` has a leading axis *seed*; every leaf of ``masks`` has leading
+    axes *level* and *seed*. ``results`` has dims ``seed, level``: ``test_accuracy``, ``kept`` and so on.
+    """
+
+    start: Params
+    collections: Collections
+    masks: Mask
+    results: xr.Dataset
+
+    def ticket(self, seed: int, level: int) -> tuple[Params, Mask]:
+        """The masked initial weights, and the mask, that one seed had at one level."""
+        index = self.results["seed"].values.tolist().index(seed)
+        mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[level, index]), self.masks)
+        return masks.apply(mask, jax.tree.map(lambda leaf: leaf[index], self.start)), mask
+
+
+def find_tickets(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    data: Split,
+    test: Split,
+    seeds: Sequence[int] = tuple(range(42, 53)),
+    levels: int = 10,
+    epochs: int = 5,
+    batch_size: int = 60,
+    rate: float = 0.2,
+    layers: Mapping[str, float] | None = None,
+    scope: str = "layer",
+    prunable: Predicate = is_kernel,
+    initializer: Scheme | None = None,
+) -> Tickets:
+    """Iterative magnitude pruning with rewinding to θ0 (Frankle & Carbin 2019), all seeds at once.
+
+    Args:
+      module: maps float images ``[batch, height, width, channels]`` in [0, 1] to logits; batch statistics and
+        dropout are looked after, see ``models.from_flax``.
+      optimizer: fresh at every level.
+      data: training examples: uint8 images ``[n, height, width, channels]``, int32 labels ``[n]``.
+      test: evaluated at the end of every level.
+      seeds: one independent run each.
+      levels: rounds of training and pruning; level 0 is dense.
+      epochs: trained at each level.
+      batch_size: examples per step.
+      rate: fraction of the survivors pruned after each level, in (0, 1).
+      layers: other rates for some layers, by name.
+      scope: rank weights inside each ``layer`` or ``global``ly.
+      prunable: which parameters, by path and leaf; kernels by default.
+      initializer: draws the kernels, biases 0; the module's own initializers when not given.
+
+    Returns:
+      Initial weights, the masks of every level, and labelled results.
+
+    Raises:
+      ValueError: an impossible rate, scope, batch size, or a module without prunable parameters.
+    """
+    if scope not in pruning.SCOPES:
+        raise ValueError(f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
+    network = models.from_flax(module)
+    sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
+
+    def initial(key: PRNGKey) -> tuple[Params, Collections]:
+        params, collections = network.init(key, sample)
+        return (params if initializer is None else initialize(key, params, initializer)), collections
+
+    shapes, _ = jax.eval_shape(initial, jax.random.key(0))
+    steps = epochs * (len(data.labels) // batch_size)
+    plan = lottery.Plan(
+        Recipe(network, optimizer, batch_size, steps, steps),
+        rates=pruning.rates(shapes, rate, layers, prunable),
+        prunable=masks.prunable(shapes, prunable),
+        scope=scope,
+    )
+    runs = jax.vmap(lambda seed: lottery.begin(seed, *initial(stream(seed, "init")), plan))(
+        jnp.asarray(seeds, jnp.int32)
+    )
+    played = lottery.play(runs, data, {"train": data, "test": test}, plan, levels, select=_record)
+    recorded = [jax.tree.map(np.asarray, kept) for _, kept in played]
+    mask, record = jax.tree.map(lambda *leaves: np.stack(leaves), *recorded)
+    values = {name: (("seed", "level"), array.T) for name, array in record.items()}
+    labelled = xr.Dataset(values, {"seed": list(seeds), "level": np.arange(levels)})
+    return Tickets(runs.params, runs.collections, mask, labelled)
+
+
+def _record(level: lottery.Level) -> tuple[Mask, dict[str, jax.Array]]:
+    """A level's mask and measurements."""
+    return level.mask, lottery.measurements(level)
