@@ -5,7 +5,15 @@ import sys
 
 from lth_jax.config import fail
 
-EXPERIMENTS = {"init_comparison": "initializations compared for finding tickets (document 000)"}
+EXPERIMENTS = {
+    "init_comparison": "initializations compared for finding tickets (document 000)",
+    "variance_propagation": "how initialization carries variance through depth (document 003)",
+    "xor": "XOR learned by small networks, random and pruned (document 002)",
+    "ticket_distribution": "what makes a ticket special, its mask or its weights (document 001)",
+    "mnist_tickets": "winning tickets on MNIST and their controls (document 002)",
+    "supermask": "networks that work untrained, and how small a network must be (document 004)",
+    "benchmark": "speed against PyTorch and against the machine's own peak",
+}
 
 
 def main() -> None:

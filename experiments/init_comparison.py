@@ -10,9 +10,10 @@ level, reset to θ0, seeds 42–52; test accuracy before each pruning. ``as-desc
 too, one Adam for all levels, and a reset to the framework's default draw instead of the scheme under test.
 """
 
+import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,10 @@ import xarray as xr
 from experiments import cli
 from experiments.init_comparison_claims import verdicts
 from lth_jax import data, figures, initializers, lottery, masks, models, pruning, results
-from lth_jax.config import check_choices, option, require
+from lth_jax.config import check_choices, flag, option, require
 from lth_jax.keys import stream
-from lth_jax.sweep import Progress, sweep
-from lth_jax.training import Recipe
-from lth_jax.types import Split
+from lth_jax.sweep import Progress, blocks, sweep
+from lth_jax.training import Recipe, splits
 
 VARIANTS = ("as-described", "as-run")
 DOCUMENT_METHODS = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")
@@ -39,6 +39,16 @@ SCALED_METHODS = tuple(
 )
 EIGHT_METHODS = DOCUMENT_METHODS + SCALED_METHODS
 AS_RUN_METHODS = (*EIGHT_METHODS, "standard_normal", "standard_uniform")
+
+
+LIMITS = {
+    "levels": (1, 1_000),
+    "epochs_per_level": (1, 10_000),
+    "batch_size": (1, 1_000_000),
+    "learning_rate": (1e-30, 1e30),
+    "rate": (1e-4, 0.9999),  # pruning counts in steps of 1 / 10,000
+    "hidden": (1, 100_000),
+}
 
 
 @dataclass(frozen=True)
@@ -59,14 +69,15 @@ class Config:
     def __post_init__(self) -> None:
         check_choices(self)
         require(len(self.methods) > 0, "--methods: name at least one")
-        require(len(set(self.methods)) == len(self.methods), "--methods: a method is named twice")
+        named = ",".join(self.methods)
+        require(len(set(self.methods)) == len(self.methods), f"--methods {named}: one is named twice")
         require(len(self.seeds) > 0, "--seeds: name at least one")
-        require(0 < self.rate < 1, f"--rate {self.rate}: outside (0, 1)")
-        require(self.learning_rate > 0, f"--learning-rate {self.learning_rate}: must be positive")
-        require(len(self.hidden) > 0 and min(self.hidden) > 0, "--hidden: widths must be at least 1")
-        for name in ("levels", "epochs_per_level", "batch_size"):
+        widths = ",".join(map(str, self.hidden))
+        require(0 < len(self.hidden) <= 20, f"--hidden {widths}: expected 1 to 20 widths")
+        for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
+            for entry in value if isinstance(value, tuple) else (value,):
+                require(least <= entry <= most, f"{flag(name)} {entry}: expected {least:,g} to {most:,g}")
 
 
 QUICK = {"dataset": "mnist-5k", "methods": DOCUMENT_METHODS, "epochs_per_level": 3}
@@ -114,14 +125,22 @@ def make_run(seed: int, method: str, config: Config, plan: lottery.Plan, shapes:
     return lottery.begin(seed, first, {}, plan, rewind_to=saved)
 
 
-def select(level: lottery.Level) -> dict[str, Any]:
-    """What is recorded of a level."""
-    watched = {
-        f"{split}_{name}": value[-1]
-        for split, metrics in level.curves.watched.items()
-        for name, value in metrics._asdict().items()
-    }
-    return {**watched, "kept": level.kept}
+def starter(config: Config, plan: lottery.Plan, shapes: Any) -> Callable[..., lottery.Run]:
+    """Makes runs before level 0, stacked, of (method, seed) pairs that lie method by method."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def drawn(methods: tuple[str, ...], seeds: Sequence[jax.Array]) -> list[lottery.Run]:
+        return [
+            jax.vmap(lambda seed, m=method: make_run(seed, m, config, plan, shapes))(those)
+            for method, those in zip(methods, seeds, strict=True)
+        ]
+
+    def start(pairs: Sequence[tuple[str, int]]) -> lottery.Run:
+        methods = tuple(dict.fromkeys(method for method, _ in pairs))
+        seeds = [jnp.asarray([seed for method, seed in pairs if method == m]) for m in methods]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn(methods, seeds))
+
+    return start
 
 
 def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -136,7 +155,7 @@ def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[st
         "seed": list(config.seeds),
         "level": np.arange(config.levels),
     }
-    return results.by_label(values, coordinates, attrs)
+    return results.mark_diverged(results.by_label(values, coordinates, attrs))
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
@@ -146,32 +165,50 @@ def check(config: Config, dataset: data.Dataset) -> None:
         config.batch_size <= examples,
         f"--batch-size {config.batch_size}: larger than the {examples} training examples",
     )
+    require(
+        config.epochs_per_level * examples < 2**29,
+        f"--epochs-per-level {config.epochs_per_level}: at most {2**29 // examples} of {examples} examples",
+    )
+    plan, shapes = make_plan(config, examples, dataset.train_images.shape[1:])
+    pruning.check_levels(shapes, plan.rates, config.levels)
+    one = jax.eval_shape(lambda: make_run(0, config.methods[0], config, plan, shapes))
+    cli.check_memory(one, min(len(config.methods) * len(config.seeds), jax.device_count()))  # a block
 
 
 def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume the sweep; the labelled results."""
     plan, shapes = make_plan(config, len(dataset.train_labels), dataset.train_images.shape[1:])
-    start = jax.jit(
-        lambda seeds: [
-            jax.vmap(lambda seed, m=method: make_run(seed, m, config, plan, shapes))(seeds)
-            for method in config.methods
-        ]
-    )
-    runs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *start(jnp.asarray(config.seeds)))
-    train_split = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
-    test_split = Split(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels, jnp.int32))
+    start = starter(config, plan, shapes)
+    train_split, test_split = splits(dataset)
     watch = {"train": train_split, "test": test_split}
 
     def describe(progress: Progress) -> str:
-        accuracy = progress.record["test_accuracy"][progress.level]
+        accuracy = cli.accuracy(progress.record["test_accuracy"][progress.level])
         kept = progress.record["kept"][progress.level].mean()
-        return f"kept {kept:7.2%}  test accuracy {np.nanmean(accuracy):.2%} ± {np.nanstd(accuracy):.2%}"
+        return f"kept {kept:7.2%}  test accuracy (%) {accuracy}"
 
-    network_steps = len(config.methods) * len(config.seeds) * plan.recipe.steps
-    with cli.reporter(describe, network_steps) as report:
-        _, record, seconds = sweep(
-            folder / results.CHECKPOINTS, runs, train_split, watch, plan, config.levels, select, report
-        )
+    pairs = list(itertools.product(config.methods, config.seeds))
+    one = jax.eval_shape(lambda: make_run(0, config.methods[0], config, plan, shapes))
+    played = []
+    for place, block in blocks(folder / results.CHECKPOINTS, pairs, one, execution.block):
+        if len(block) < len(pairs):
+            print(f"{place.name} of {len(pairs):,}", flush=True)
+        with cli.reporter(describe, len(block) * plan.recipe.steps) as report:
+            played.append(
+                sweep(
+                    place,
+                    start(block),
+                    train_split,
+                    watch,
+                    plan,
+                    config.levels,
+                    lottery.measurements,
+                    report,
+                    chunk=execution.chunk or None,
+                )[1:]
+            )
+    records, times = zip(*played, strict=True)
+    record, seconds = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *records), sum(times)
     attrs = results.attributes(
         config,
         experiment="init_comparison",
@@ -215,8 +252,9 @@ def draw_accuracy(measured: xr.Dataset, split: str) -> Any:
     figure, (whole, close) = figures.new_figure(2)
     figures.against_kept(whole, measured, f"{split}_accuracy")
     figures.against_kept(close, measured, f"{split}_accuracy")
-    mean = measured[f"{split}_accuracy"].mean("seed").max("method").values * 100
-    close.set_ylim(np.nanmax(mean) - 3, np.nanmax(mean) + 0.5)
+    best = float(measured[f"{split}_accuracy"].mean("seed").max()) * 100
+    if np.isfinite(best):  # a seed of some method did not diverge
+        close.set_ylim(best - 3, best + 0.5)
     for ax in (whole, close):
         ax.set_ylabel(f"{'training' if split == 'train' else split} accuracy (%), mean ± std")
     seeds, attrs = measured.sizes["seed"], measured.attrs
@@ -247,6 +285,7 @@ EXPERIMENT = cli.Experiment(
     claims=verdicts,
     figures=draw_figures,
     table=make_table,
+    distributed=True,
 )
 
 

@@ -6,12 +6,15 @@ fields; :class:`InputError` is what wrong input raises everywhere, one line that
 
 import argparse
 import dataclasses
+import errno
 import hashlib
 import json
 import math
+import os
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 Config = TypeVar("Config")
@@ -19,6 +22,19 @@ Config = TypeVar("Config")
 
 class InputError(ValueError):
     """Wrong input, in one line: what was expected, what came, what to do. The command line exits with 2."""
+
+
+class StorageError(RuntimeError):
+    """A file could not be written: what is on the disk already is whole. The command line exits with 1."""
+
+
+def storage_error(path: Path, error: BaseException) -> StorageError:
+    """What kept a file from being written, in one line, whichever library met it."""
+    reason = getattr(error, "strerror", None)
+    if reason is None:  # HDF5 and TensorStore quote the system, or say only that they failed
+        known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
+        reason = next((text for text in known if text in str(error)), " ".join(str(error).split())[:200])
+    return StorageError(f"{path} cannot be written: {reason}; what was saved before it is whole")
 
 
 def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
@@ -41,7 +57,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or part.strip() == first)):
+        if len(part) > 40 or not (first.isdecimal() and (last.isdecimal() or part.strip() == first)):
             raise InputError(f"--seeds {text}: expected whole numbers as 42-52 or 42,43,50")
         low, high = int(first), int(last or first)
         if high < low:
@@ -90,11 +106,13 @@ def _converter(kind: Any, name: str) -> Any:
             return text == "true"
         if origin is tuple:
             inner = _converter(entries[0], name)
-            return tuple(inner(part.strip()) for part in text.split(",") if part.strip())
+            parts = [part.strip() for part in text.split(",")] if text.strip() else []
+            require(all(parts), f"{flag(name)} {text}: an entry is empty")
+            return tuple(map(inner, parts))
         try:
             return kind(text)
         except ValueError:
-            raise InputError(f"{flag(name)} {text}: expected {kind.__name__}") from None
+            raise InputError(f"{flag(name)} {text[:80]}: expected {kind.__name__}") from None
 
     return convert
 
@@ -106,13 +124,18 @@ class Parser(argparse.ArgumentParser):
         fail(message)
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line of error and leave with exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line of error and leave: with exit code 2 for wrong input, 1 for what else went wrong."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, skip: Sequence[str] = ()) -> None:
+def warn(message: str) -> None:
+    """Print one line that people should see, and go on."""
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def add_flags(parser: argparse._ActionsContainer, config: type, skip: Sequence[str] = ()) -> None:
     """A flag for every field of a dataclass, its default left to the presets."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
@@ -120,8 +143,10 @@ def add_flags(parser: argparse.ArgumentParser, config: type, skip: Sequence[str]
             continue
         choices = field.metadata.get("choices")
         text = field.metadata.get("help", "") + (f" ({', '.join(choices)})" if choices else "")
+        alone = {"nargs": "?", "const": True} if hints[field.name] is bool else {}  # --flag is --flag true
         parser.add_argument(
             flag(field.name),
+            **alone,
             help=text.replace("%", "%%"),
             default=argparse.SUPPRESS,
             type=_guarded(_converter(hints[field.name], field.name)),

@@ -169,9 +169,7 @@ def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer(payload, np.uint8).reshape(shape)
 
 
-def _read_idx_shape(
-    stream: io.BufferedIOBase, path: Path, item_shape: tuple[int, ...]
-) -> tuple[int, ...]:
+def _read_idx_shape(stream: io.BufferedIOBase, path: Path, item_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in an IDX header, once it is one of ``item_shape`` examples."""
     rank = 1 + len(item_shape)
     header = stream.read(4 + 4 * rank)

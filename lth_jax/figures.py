@@ -59,6 +59,7 @@ def style(index: int) -> dict[str, Any]:
 
 def label(name: str) -> str:
     """A method's name for a legend."""
+    name = f"He{name[2:]}" if name.startswith("he_") else name
     return name.replace("_", " ").replace("xavier", "Xavier").replace("kaiming", "Kaiming")
 
 
@@ -140,7 +141,7 @@ def bands(
     name: str,
     index: int = 0,
     center: np.ndarray | None = None,
-    percentiles: tuple[float, float] = (5, 95),
+    percentiles: tuple[float, float] = (5.0, 95.0),
 ) -> None:
     """A line with a band around it, in which most of the samples lie.
 
@@ -153,11 +154,14 @@ def bands(
       center: the line, one number per point; the samples' mean when not given.
       percentiles: the band's edges, in percent.
     """
-    finite = np.where(np.isfinite(samples), samples, np.nan)
-    low, high = np.nanpercentile(finite, percentiles, axis=0)
+    finite = [column[np.isfinite(column)] for column in np.asarray(samples).T]
+    edges = [np.percentile(column, percentiles) if column.size else (np.nan, np.nan) for column in finite]
+    if center is None:
+        center = np.array([column.mean() if column.size else np.nan for column in finite])
+    low, high = np.transpose(edges)
     color = style(index)["color"]
     ax.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
-    ax.plot(at, np.nanmean(finite, axis=0) if center is None else center, color=color, label=name)
+    ax.plot(at, center, color=color, label=name)
 
 
 def kept_axis(ax: "Axes", kept: Sequence[float] | np.ndarray) -> None:

@@ -6,7 +6,8 @@ dense ``[in, out]``, convolution ``[*window, in, out]``, where the window's size
 
 Sources: Xavier: Glorot & Bengio 2010, eq. 16. Kaiming: He et al. 2015, eq. 10; with gain 1 as in document
 000, Table 1 (``kaiming_*``, also LeCun 1998), with gain √2 for ReLU (``he_*``). ``torch_default`` is the
-draw of PyTorch's linear and convolution layers, U(±1/√fan_in) for kernels and for biases.
+draw of PyTorch's linear and convolution layers, U(±1/√fan_in) for kernels and for biases; ``flax_default``
+that of Flax's, a normal of variance 1/fan_in cut at two standard deviations (LeCun 1998).
 """
 
 import math
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lth_jax.masks import path_names
-from lth_jax.types import Params, PRNGKey
+from lth_jax.types import Params, PRNGKey, Shapes
 
 Spread = Callable[[int, int], float]
 
@@ -55,12 +56,26 @@ def draw(
     scheme: Scheme, key: PRNGKey, shape: Sequence[int], fan: tuple[int, int], dtype: Any = jnp.float32
 ) -> Float[Array, "..."]:
     """A tensor of ``shape`` from ``scheme`` with the spread that the fans ``(in, out)`` give."""
-    sample = {
+    return scheme.center + scheme.spread(*fan) * standard_sample(scheme.kind, key, shape, dtype)
+
+
+def standard_sample(kind: str, key: PRNGKey, shape: Sequence[int], dtype: Any) -> Float[Array, "..."]:
+    """A tensor from the family's distribution of spread 1: U(−1, 1), N(0, 1), or N(0, 1) cut at ±2."""
+    return {
         "uniform": lambda: jax.random.uniform(key, shape, dtype, -1.0, 1.0),
         "normal": lambda: jax.random.normal(key, shape, dtype),
         "truncated": lambda: jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype),
-    }[scheme.kind]()
-    return scheme.center + scheme.spread(*fan) * sample
+    }[kind]()
+
+
+TRUNCATED_STD = 0.8796256610342398
+"""Standard deviation of N(0, 1) cut at ±2."""
+
+
+def weight_variance(scheme: Scheme, fan_in: int, fan_out: int) -> float:
+    """Variance of one weight, about the scheme's center: a²/3, s², or what the cut leaves of s²."""
+    share = {"uniform": 1 / 3, "normal": 1.0, "truncated": TRUNCATED_STD**2}[scheme.kind]
+    return share * scheme.spread(fan_in, fan_out) ** 2
 
 
 def xavier_bound(fan_in: int, fan_out: int) -> float:
@@ -83,6 +98,11 @@ def fan_in_std(gain: float) -> Spread:
     return lambda fan_in, fan_out: gain / math.sqrt(fan_in)
 
 
+def fan_out_bound(gain: float) -> Spread:
+    """gain · √(3 / fan_out)."""
+    return lambda fan_in, fan_out: gain * math.sqrt(3 / fan_out)
+
+
 def fan_out_std(gain: float) -> Spread:
     """gain / √fan_out."""
     return lambda fan_in, fan_out: gain / math.sqrt(fan_out)
@@ -96,6 +116,27 @@ def constant(spread: float) -> Spread:
 def scaled(scheme: Scheme, factor: float) -> Scheme:
     """The scheme with its spread multiplied by ``factor``."""
     return scheme._replace(spread=lambda fan_in, fan_out: factor * scheme.spread(fan_in, fan_out))
+
+
+GAINS: dict[str, float] = {
+    "identity": 1.0,
+    "relu": math.sqrt(2),
+    "tanh": 1.5925374197228312,
+    "gelu": 1 / math.sqrt(1 / 3 + 1 / (2 * math.pi * math.sqrt(3))),
+}
+"""1/√E[a(z)²] for z ~ N(0, 1): a weight variance of gain²/fan_in carries variance 1 on as 1 (He et al. 2015,
+eq. 10, for ReLU). PyTorch's tanh gain is 5/3, and there is none for GELU."""
+
+
+def for_activation(activation: str) -> Scheme:
+    """N(0, gain²/fan_in) with the activation's own gain.
+
+    Raises:
+      ValueError: the activation has no gain here.
+    """
+    if activation not in GAINS:
+        raise ValueError(f"no gain is known for {activation!r}; expected one of {', '.join(GAINS)}")
+    return Scheme("normal", fan_in_std(GAINS[activation]))
 
 
 _XAVIER_UNIFORM = Scheme("uniform", xavier_bound)
@@ -113,7 +154,11 @@ SCHEMES: dict[str, Scheme] = {
     "he_uniform": Scheme("uniform", fan_in_bound(math.sqrt(2))),
     "he_normal": Scheme("normal", fan_in_std(math.sqrt(2))),
     "he_normal_fan_out": Scheme("normal", fan_out_std(math.sqrt(2))),
+    "he_uniform_fan_out": Scheme("uniform", fan_out_bound(math.sqrt(2))),
+    "kaiming_uniform_fan_out": Scheme("uniform", fan_out_bound(1.0)),
+    "kaiming_normal_fan_out": Scheme("normal", fan_out_std(1.0)),
     "torch_default": Scheme("uniform", fan_in_std(1.0)),
+    "flax_default": Scheme("truncated", fan_in_std(1 / TRUNCATED_STD)),
     "standard_normal": Scheme("normal", constant(1.0)),
     "standard_uniform": Scheme("uniform", constant(0.5), center=0.5),
 }
@@ -121,17 +166,33 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def get(name: str) -> Scheme:
-    """The scheme of that name.
+    """The scheme of that name; ``normal:0.1`` is N(0, 0.1²), whatever the fans.
 
     Raises:
       ValueError: there is none.
     """
+    family, _, number = name.partition(":")
+    if family == "normal" and number:
+        return Scheme("normal", constant(_positive(number, name)))
     if name not in SCHEMES:
-        raise ValueError(f"unknown initialization {name!r}; expected one of {', '.join(SCHEMES)}")
+        raise ValueError(
+            f"unknown initialization {name!r}; expected one of {', '.join(SCHEMES)}, or normal:STD"
+        )
     return SCHEMES[name]
 
 
-def initialize(key: PRNGKey, shapes: Params, kernels: Scheme, biases: Scheme | None = None) -> Params:
+def _positive(text: str, name: str) -> float:
+    """A standard deviation as it is written behind ``normal:``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise ValueError(f"initialization {name!r}: expected a positive number behind 'normal:'")
+    return value
+
+
+def initialize(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None = None) -> Params:
     """Draw a parameter tree: kernels from one scheme, biases 0 or from another with their kernel's fans.
 
     Args:

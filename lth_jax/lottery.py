@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
-from lth_jax import masks, parallel, pruning, rewinding
+from lth_jax import edges, masks, parallel, processes, pruning, rewinding
 from lth_jax.keys import stream
 from lth_jax.training import Curves, Recipe, TrainState, init_state, train
 from lth_jax.types import Collections, Mask, Params, Split
@@ -41,6 +41,16 @@ class Level(NamedTuple):
     kept_counts: PyTree[Int[Array, ""]]
     trained: TrainState
     mask: Mask
+
+
+def measurements(level: Level) -> dict[str, Float[Array, ""]]:
+    """A level's last evaluation and size, by the names they have in results: ``test_accuracy``, ``kept`` …"""
+    watched = {
+        f"{split}_{name}": values[-1]
+        for split, metrics in level.curves.watched.items()
+        for name, values in metrics._asdict().items()
+    }
+    return {**watched, "kept": level.kept}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +139,7 @@ def play(
     mesh: Mesh | None = None,
     chunk: int | None = None,
     select: Callable[[Level], PyTree] = lambda level: level,
+    wait: Callable[[PyTree], PyTree] = jax.block_until_ready,
 ) -> Iterator[tuple[Run, PyTree]]:
     """Play many runs, a leading axis on every leaf, up to ``levels`` levels in all.
 
@@ -141,17 +152,24 @@ def play(
       mesh: devices, all by default.
       chunk: runs vectorised inside one device, see ``parallel.map_runs``.
       select: what to keep of each level, run by run; trained weights are large, curves are small.
+      wait: gives back what it is given once that is computed, or raises to stop.
 
     Yields:
       After each level, the runs at the start of the next and what ``select`` kept.
+
+    Raises:
+      ValueError: runs, examples and plan do not fit together, see ``edges``.
     """
 
     def one(run: Run, data: Split, watch: Mapping[str, Split]) -> tuple[Run, PyTree]:
         following, level = play_level(run, data, watch, plan)
         return following, select(level)
 
+    edges.check_all(runs, data, watch, plan)
     step = parallel.map_runs(one, mesh, chunk)
     shared = parallel.replicate((data, dict(watch)), mesh)
-    for _ in range(int(runs.level[0]), levels):
-        runs, kept = step(runs, *shared)
-        yield jax.block_until_ready((runs, kept))
+    for _ in range(int(processes.gather(runs.level)[0]), levels):
+        before = runs.mask
+        runs, kept = wait(step(runs, *shared))
+        masks.check_nested(runs.mask, before)
+        yield runs, kept

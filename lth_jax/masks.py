@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lth_jax.types import Mask, Params
+from lth_jax import processes
+from lth_jax.types import Mask, Params, PRNGKey
 
 Predicate = Callable[[tuple[str, ...], Any], bool]
 
@@ -81,6 +83,40 @@ def overlap(mask: Mask, other: Mask, of: PyTree[bool]) -> Float[Array, ""]:
     return kept_fraction(both, of) / kept_fraction(either, of)
 
 
+def permute(key: PRNGKey, mask: Mask, of: PyTree[bool]) -> Mask:
+    """A random mask that keeps as many weights of every leaf: its entries in random order.
+
+    Args:
+      key: chance.
+      mask: what is permuted.
+      of: which leaves, from :func:`prunable`; the others are returned as they came.
+    """
+    leaves, structure = jax.tree.flatten(mask)
+    chosen = enumerate(zip(leaves, jax.tree.leaves(of), strict=True))
+    permuted = [
+        jax.random.permutation(jax.random.fold_in(key, position), m.ravel()).reshape(m.shape) if yes else m
+        for position, (m, yes) in chosen
+    ]
+    return jax.tree.unflatten(structure, permuted)
+
+
+def connections(mask: Bool[Array, "*window below above"]) -> tuple[Int[Array, "below"], Int[Array, "above"]]:
+    """Connections that each unit keeps through one kernel: of the units below it, and of those above it.
+
+    A unit is dead when it has none on one side: nothing reaches it, or nothing reads it.
+
+    Args:
+      mask: of a kernel as Flax lays it out: dense ``[in, out]``, convolution ``[*window, in, out]``.
+
+    Returns:
+      For each of the ``in`` units, connections to the layer above; for each of the ``out`` units, connections
+      from the layer below. Counts, int32.
+    """
+    window = tuple(range(mask.ndim - 2))
+    below = jnp.sum(mask, axis=(*window, mask.ndim - 1), dtype=jnp.int32)
+    return below, jnp.sum(mask, axis=(*window, mask.ndim - 2), dtype=jnp.int32)
+
+
 def is_nested(inner: Mask, outer: Mask) -> Bool[Array, ""]:
     """Whether every weight that ``inner`` keeps is kept by ``outer`` too."""
     leaves = jax.tree.map(lambda i, o: jnp.all(o | ~i), inner, outer)
@@ -98,3 +134,11 @@ def check(mask: PyTree, params: PyTree) -> None:
             raise ValueError(f"mask of {name} has shape {jnp.shape(m)}, the parameter {jnp.shape(leaf)}")
         if jnp.result_type(m) != jnp.bool_:
             raise ValueError(f"mask of {name} has dtype {jnp.result_type(m)}, expected bool (True = kept)")
+
+
+def check_nested(mask: Mask, earlier: Mask) -> None:
+    """Raise ``ValueError`` where ``mask`` keeps a weight that ``earlier`` had pruned: masks only shrink."""
+    names = ["/".join(path_names(path)) for path, _ in jax.tree.leaves_with_path(mask)]
+    for name, m, e in zip(names, jax.tree.leaves(mask), jax.tree.leaves(earlier), strict=True):
+        if revived := int(np.sum(processes.own(m) & ~processes.own(e))):  # they may lie on different devices
+            raise ValueError(f"mask of {name} revives {revived} pruned weights; what is pruned stays pruned")

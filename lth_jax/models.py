@@ -52,8 +52,8 @@ class MLP(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al. 1998) as it is used today: ReLU, max-pooling, every filter sees every channel.
 
-    6 and 16 filters of 5×5 without padding, each followed by 2×2 pooling, then 120–84–10 units. 61,770 weights
-    on 32×32×3 (400 values enter the dense layers), 44,190 on 28×28×1 (256 do).
+    6 and 16 filters of 5×5 without padding, each followed by 2×2 pooling, then 120–84–10 units. 61,770
+    weights on 32×32×3 (400 values enter the dense layers), 44,190 on 28×28×1 (256 do).
     """
 
     filters: Sequence[int] = (6, 16)

@@ -3,10 +3,11 @@
 Functions elsewhere describe one run. :func:`map_runs` gives them a leading axis *run* (seed × method × trial
 …), shards it over the devices of a mesh, and inside each device goes through it ``chunk`` runs at a time: a
 vectorised chunk as large as memory allows on a GPU or TPU, one after the other on a CPU core, whose cache
-holds one LeNet with its Adam moments and not eleven.
+holds one LeNet with its Adam moments and not eleven. The devices may be those of several processes, see
+:mod:`lth_jax.processes`.
 """
 
-import math
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+from lth_jax import memory, processes
 
 AXIS = "run"
 
@@ -41,12 +44,6 @@ def run_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
 
 
-def default_chunk(mesh: Mesh, runs: int) -> int:
-    """Runs to vectorise inside one device: 1 on a CPU, all of its share elsewhere."""
-    share = math.ceil(runs / mesh.size)
-    return 1 if mesh.devices.flat[0].platform == "cpu" else share
-
-
 def pad_runs(runs: PyTree, multiple: int) -> PyTree:
     """Repeat the last run until the leading axis is a multiple of ``multiple``."""
     count = jax.tree.leaves(runs)[0].shape[0]
@@ -65,34 +62,37 @@ def map_runs(
     Args:
       function: pure; its first argument is one run's tree, the others are the same for every run.
       mesh: the devices, see :func:`run_mesh`.
-      chunk: runs vectorised at a time inside one device; :func:`default_chunk` when not given.
+      chunk: runs vectorised at a time inside one device; :func:`memory.chunk_for` when not given.
 
     Returns:
       A compiled function: ``runs`` has a leading axis on every leaf, as has the result. It is compiled once
       per shape: levels of a sweep, whose masks are data, share one program.
     """
     mesh = mesh or run_mesh()
+    sizes: dict[int, int] = {}  # by number of runs: what is free may change, the program must not
 
-    def on_device(runs: PyTree, *shared: Any) -> PyTree:
+    def on_device(size: int, runs: PyTree, *shared: Any) -> PyTree:
         share = jax.tree.leaves(runs)[0].shape[0]
-        size = chunk or default_chunk(mesh, share * mesh.size)
         one = lambda run: function(run, *shared)  # noqa: E731
         return jax.lax.map(one, runs, batch_size=None if size == 1 else min(size, share))
 
-    spread, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    across, everywhere = PartitionSpec(AXIS), PartitionSpec()
 
-    @jax.jit
-    def sharded(runs: PyTree, *shared: Any) -> PyTree:
-        specs = (spread, *(everywhere for _ in shared))
-        return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)(
+    @functools.partial(jax.jit, static_argnums=0)
+    def sharded(size: int, runs: PyTree, *shared: Any) -> PyTree:
+        specs = (across, *(everywhere for _ in shared))
+        body = functools.partial(on_device, size)
+        return jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=across, check_vma=False)(
             runs, *shared
         )
 
     def mapped(runs: PyTree, *shared: Any) -> PyTree:
         count = jax.tree.leaves(runs)[0].shape[0]
         # One placement at every call, or the second level would compile anew for the first one's output.
-        placed = jax.device_put(pad_runs(runs, mesh.size), NamedSharding(mesh, spread))
-        result = sharded(placed, *shared)
+        placed = place(pad_runs(runs, mesh.size), NamedSharding(mesh, across))
+        if count not in sizes:
+            sizes[count] = chunk or processes.smallest(memory.chunk_for(function, placed, shared, mesh))
+        result = sharded(sizes[count], placed, *shared)
         return jax.tree.map(lambda leaf: leaf[:count], result) if count % mesh.size else result
 
     mapped.compiled = sharded  # type: ignore[attr-defined]  # for its cache size, in tests
@@ -102,7 +102,32 @@ def map_runs(
 def replicate(tree: PyTree, mesh: Mesh | None = None) -> PyTree:
     """A copy of the tree on every device of the mesh, made once instead of at every call."""
     mesh = mesh or run_mesh()
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def spread(runs: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """Runs as several processes share them: padded to the number of devices, each on its own.
+
+    What a level makes of them stays so: cutting the padding off would bring every run to every process. With
+    one process they are left as they are.
+    """
+    mesh = mesh or run_mesh()
+    if jax.process_count() == 1:
+        return runs
+    return place(pad_runs(runs, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Put arrays on devices, those of other processes too; what lies there already is not copied."""
+
+    def put(leaf: Any) -> jax.Array:
+        elsewhere = not sharding.is_fully_addressable
+        if elsewhere and getattr(leaf, "is_fully_addressable", True):
+            values = np.asarray(leaf)  # every process has all of it and keeps its part
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(put, tree)
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

@@ -4,14 +4,16 @@ Weights are removed by rank, never by a threshold: exactly ``round(rate × survi
 position, and what was pruned stays pruned, so the masks of successive levels are nested.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
+from lth_jax.config import InputError
 from lth_jax.masks import Predicate, is_kernel, path_names
 from lth_jax.types import Mask, Params, Scores
 
@@ -62,6 +64,33 @@ def rates(
         return next((special[part] for part in parts if part in special), rate)
 
     return jax.tree.map_with_path(leaf_rate, params)
+
+
+def check_levels(shapes: PyTree, rate: PyTree[float], levels: int) -> None:
+    """Refuse levels of layer-wise pruning that would train a layer without any weight.
+
+    Args:
+      shapes: the parameters or their shapes.
+      rate: from :func:`rates`.
+      levels: how many levels are trained; there is a pruning between any two.
+
+    Raises:
+      InputError: a layer loses its last weight; the message says which, and when.
+    """
+    emptied = []
+    for (path, leaf), leaf_rate in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(rate), strict=True):
+        survivors, fraction = leaf.size, Fraction(leaf_rate).limit_denominator(10_000)
+        for level in range(1, levels if fraction else 1):
+            survivors -= round(survivors * fraction)  # half to even, as in `removal_count`
+            if survivors == 0:
+                emptied.append((level, "/".join(path_names(path)), leaf.size, leaf_rate))
+                break
+    if emptied:
+        level, name, size, leaf_rate = min(emptied)
+        raise InputError(
+            f"{name} would have none of its {size} weights left at level {level} of {levels} "
+            f"at a rate of {leaf_rate:g}: fewer --levels, a lower --rate or a larger layer"
+        )
 
 
 def removal_count(survivors: Int[Array, ""], rate: float) -> Int[Array, ""]:
@@ -165,6 +194,46 @@ def prune_global(mask: Mask, score: Scores, rate: PyTree[float]) -> Mask:
         leaves[i] = survivors[offset : offset + size].reshape(shape)
         offset += size
     return jax.tree.unflatten(structure, leaves)
+
+
+def prune_to(mask: Mask, score: Scores, keep: PyTree[Int[Array, ""]], of: PyTree[bool]) -> Mask:
+    """Remove the lowest scored weights of each leaf until ``keep`` of them remain.
+
+    Args:
+      mask: the mask so far.
+      score: a score per weight; the lowest go.
+      keep: how many to keep in each leaf, at most as many as are kept now; may be traced, so one compiled
+        program prunes to any size.
+      of: which leaves are pruned, from ``masks.prunable``; the others are left alone.
+    """
+
+    def prune_leaf(kept: Array, leaf_score: Array, left: Array, chosen: bool) -> Array:
+        return remove_lowest(kept, leaf_score, jnp.sum(kept, dtype=jnp.int32) - left) if chosen else kept
+
+    return jax.tree.map(prune_leaf, mask, score, keep, of)
+
+
+def kept_counts(shapes: PyTree, removed: Sequence[PyTree[float]], from_dense: bool) -> PyTree:
+    """How many weights of each leaf are kept at every level, known before anything is trained.
+
+    Args:
+      shapes: the parameters or their shapes.
+      removed: for every level after the first, the fraction removed from each leaf, as from :func:`rates`.
+      from_dense: the fractions are of the dense network's weights, as when it is pruned in one shot; not of
+        what the level before has left.
+
+    Returns:
+      For each leaf an int32 array ``[levels]``, its first entry the leaf's size.
+    """
+
+    def leaf_counts(leaf: Any, *rates: float) -> np.ndarray:
+        kept = [leaf.size]
+        for fraction in (Fraction(rate).limit_denominator(10_000) for rate in rates):
+            before = leaf.size if from_dense else kept[-1]
+            kept.append(before - round(before * fraction))  # half to even, as in `removal_count`
+        return np.asarray(kept, np.int32)
+
+    return jax.tree.map(leaf_counts, shapes, *removed)
 
 
 SCOPES = {"layer": prune_layers, "global": prune_global}

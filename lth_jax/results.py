@@ -1,38 +1,52 @@
 """Results: labelled arrays and the folder they live in.
 
-A run's folder holds ``config.json``, ``checkpoints/``, ``results.nc``, ``claims.csv``, ``report.md`` and
-``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens with ``xarray.open_dataset`` and nothing of
-ours. Every file appears whole or not at all: it is written aside and renamed.
+A run's folder holds ``config.json``, ``data.json``, ``checkpoints/``, ``results.nc`` with its digest,
+``claims.csv``, ``report.md`` and ``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens with
+``xarray.open_dataset`` and nothing of ours. Every file appears whole or not at all: it is written aside and
+renamed.
 """
 
+import contextlib
+import functools
 import importlib.metadata
 import json
+import operator
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 
-from lth_jax.config import InputError, differences, to_json
+from lth_jax import digests, locks
+from lth_jax.config import InputError, StorageError, differences, storage_error, to_json, warn
 
-CONFIG, RESULTS, CLAIMS, REPORT = "config.json", "results.nc", "claims.csv", "report.md"
+CONFIG, DATA, RESULTS, CLAIMS, REPORT = "config.json", "data.json", "results.nc", "claims.csv", "report.md"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let ``write`` fill a file beside ``path``, then put it in place in one step.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
     aside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # netCDF4 raises the latter
+        raise error if isinstance(error, StorageError) else storage_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,33 +54,71 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def open_folder(folder: Path, config: Any) -> Path:
-    """Make a run's folder, or join the run of the same configuration that it holds.
+@contextlib.contextmanager
+def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """Make a run's folder, or join the run that it holds; no other process can until the block ends.
+
+    Args:
+      folder: the folder.
+      config: the run's configuration.
+      dataset: what tells the run's data from others, ``None`` for a run without any.
 
     Raises:
-      InputError: it holds another configuration's run, or cannot be written.
+      InputError: it holds a run of another configuration or other data, is in use, or cannot be written.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            _check_folder(folder, config, dataset)  # before anything is written
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.hold(folder))
+            _check_folder(folder, config, dataset)
+            for remains in folder.rglob(".*"):  # what a killed process was writing
+                if re.fullmatch(r"\.(\d+\..+|.+\.\d+)", remains.name) and remains.is_file():
+                    remains.unlink()
+            for name, text in ((CONFIG, to_json(config)), (DATA, json.dumps(dataset, indent=2))):
+                if not (folder / name).exists() and text != "null":
+                    write_text(folder / name, text)
+        except (OSError, StorageError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"--out {folder}: cannot be written: {reason}") from None
+        yield folder
+
+
+def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) -> None:
+    """Raise ``InputError`` unless a folder is new, empty, or holds the run of this configuration and data."""
     path = folder / CONFIG
+    if path.exists():
+        if different := differences(config, _read_json(path)):
+            raise InputError(
+                f"--out {folder}: holds another configuration's run ({'; '.join(different)}); "
+                "choose another --out or repeat its flags"
+            )
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(f"--out {folder}: is not empty and holds no run; choose another --out")
+    if dataset is not None and (folder / DATA).exists():
+        begun = _read_json(folder / DATA)
+        if begun.get("fingerprint") != dataset["fingerprint"]:
+            raise InputError(
+                f"--data-dir: these data have the fingerprint {dataset['fingerprint']}, the run in {folder} "
+                f"was begun with {begun.get('fingerprint')} ({begun.get('source')}); choose another --out"
+            )
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise InputError(f"--out {folder}: cannot be written; choose another --out")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a run's folder.
+
+    Raises:
+      InputError: it holds something else.
+    """
     try:
-        if path.exists():
-            written = json.loads(path.read_text(encoding="utf-8"))
-            if different := differences(config, written):
-                raise InputError(
-                    f"{folder} holds another configuration's run ({'; '.join(different)}); "
-                    "choose another --out or repeat its flags"
-                )
-        elif folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty and holds no run; choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"{folder} cannot be written; choose another --out")
-        if not path.exists():
-            write_text(path, to_json(config))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); choose another --out") from None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
-    return folder
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+        raise InputError(f"{path} is damaged ({error}): mend it or choose another --out") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (no JSON object): mend it or choose another --out")
+    return content
 
 
 def git_commit() -> str:
@@ -118,9 +170,20 @@ def attributes(config: Any, **more: Any) -> dict[str, Any]:
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write ``results.nc``, compressed."""
+    """Write ``results.nc``, compressed, and its digest beside it.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
     encoding = {name: {"zlib": True, "complevel": 5} for name, data in dataset.data_vars.items() if data.ndim}
-    write_whole(path, lambda aside: dataset.to_netcdf(aside, engine="netcdf4", encoding=encoding))
+
+    def write(aside: Path) -> None:
+        dataset.to_netcdf(aside, engine="netcdf4", encoding=encoding)
+        # The digest first: results without theirs, or with another's, are never seen.
+        path.unlink(missing_ok=True)
+        write_text(_digest_path(path), f"{digests.of_file(aside)}  {path.name}\n")
+
+    write_whole(path, write)
 
 
 def load(path: Path) -> xr.Dataset:
@@ -130,10 +193,53 @@ def load(path: Path) -> xr.Dataset:
       InputError: it is missing or damaged.
     """
     try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if not _digest_path(path).exists():
+            warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
+        elif problem := digests.problem(path.parent, _digest_path(path).read_text(encoding="utf-8"), [path]):
+            raise InputError(f"{path} is damaged: {problem}")
         with xr.open_dataset(path, engine="netcdf4") as dataset:
             return dataset.load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} cannot be read as results: {error}") from None
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def mark_diverged(dataset: xr.Dataset) -> xr.Dataset:
+    """Add ``diverged``: where a loss is NaN or infinite, and at the levels after it, whose masks come of it.
+
+    A network of NaN answers 0 to everything and is right about a tenth of the time: its accuracies become
+    NaN, so that no mean counts them.
+
+    Args:
+      dataset: variables called ``…_loss`` and ``…_accuracy`` that share their dimensions.
+    """
+    losses = [values for name, values in dataset.items() if str(name).endswith("_loss")]
+    diverged = ~functools.reduce(operator.and_, map(np.isfinite, losses))
+    if "level" in diverged.dims:
+        diverged = diverged.cumsum("level") > 0
+    accuracies = {name: v for name, v in dataset.items() if str(name).endswith("_accuracy")}
+    marked = {name: values.where(~diverged) for name, values in accuracies.items()}
+    return dataset.assign({**marked, "diverged": diverged})
+
+
+def diverged_runs(dataset: xr.Dataset) -> list[str]:
+    """The runs that :func:`mark_diverged` marked, by name, with the level at which it began."""
+    if "diverged" not in dataset:
+        return []
+    marks = dataset["diverged"].transpose(..., "level")
+    found = []
+    for place in zip(*np.nonzero(marks.any("level").values), strict=True):
+        run = marks[place]
+        name = " ".join(f"{dim} {run[dim].item()}" for dim in marks.dims[:-1])
+        found.append(f"{name} from level {run['level'].values[np.argmax(run.values)]}")
+    return found
 
 
 def by_label(

@@ -4,11 +4,16 @@ Every function gives a parameter tree for a mask. What is not pruned anywhere in
 returned as it came, unless it says otherwise.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lth_jax.types import Mask, Params, PRNGKey
+from lth_jax import masks
+from lth_jax.initializers import Scheme, initialize
+from lth_jax.training import Recipe, init_state, train
+from lth_jax.types import Mask, Params, PRNGKey, Shapes, Split
 
 
 def to_start(start: Params, trained: Params) -> Params:
@@ -31,6 +36,48 @@ def shuffle(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> Param
       of: which leaves to shuffle, from ``masks.prunable``.
     """
     return _per_leaf(lambda k, m, leaf: _among_kept(k, m, leaf), key, mask, params, of)
+
+
+def rearrange(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> tuple[Params, Mask]:
+    """Move each prunable leaf's weights to random places of that leaf, and its mask with them.
+
+    The ticket's structure is lost, its initial weights are not: control 2 of document 002, which moves the
+    location of a ticket's weights. :func:`shuffle` keeps the structure.
+
+    Args:
+      key: chance.
+      mask: what is kept.
+      params: the ticket's weights.
+      of: which leaves, from ``masks.prunable``.
+
+    Returns:
+      The weights and the mask after the move: the same multisets, leaf by leaf.
+    """
+    move = lambda k, _, leaf: jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)  # noqa: E731
+    # One key serves both, so each weight and its mask go the same way.
+    return _per_leaf(move, key, mask, params, of), _per_leaf(move, key, mask, mask, of)
+
+
+def fresh(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None = None) -> Params:
+    """New weights from the distribution that the first ones came from: control 1, for any mask."""
+    return initialize(key, shapes, kernels, biases)
+
+
+def at_step(key: PRNGKey, start: Params, data: Split, recipe: Recipe, step: int) -> Params:
+    """θ_k: the dense network after its first ``step`` iterations, to rewind to (Frankle et al. 2020).
+
+    Args:
+      key: the order of the examples, the same as when the dense network is trained whole.
+      start: θ0.
+      data: training examples.
+      recipe: network, optimizer and batch size; its number of iterations does not matter.
+      step: how many iterations; 0 gives θ0.
+    """
+    if step == 0:
+        return start
+    dense = masks.ones_like(start)
+    part = dataclasses.replace(recipe, steps=step, eval_every=step)
+    return train(key, init_state(part, start, {}, dense), dense, data, part)[0].params
 
 
 def resample(
@@ -71,7 +118,21 @@ def signed_constant(params: Params, spread: PyTree[float], of: PyTree[bool]) -> 
     return jax.tree.map(lambda w, s, yes: jnp.sign(w) * s if yes else w, params, spread, of)
 
 
-def _per_leaf(function, key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> Params:
+def frozen(mask: Mask, params: Params, pruned: Params) -> Params:
+    """Kept weights from ``params``, pruned ones from ``pruned``, not 0 (Zhou et al. 2019, §4).
+
+    Train them from a ``training.TrainState`` made of them, not from ``training.init_state``, which sets
+    pruned weights to 0: a step moves what the mask keeps and leaves the others where they are.
+
+    Args:
+      mask: what is kept.
+      params: where kept weights start.
+      pruned: where pruned weights stay, θ0 for 'frozen at their initial values'.
+    """
+    return jax.tree.map(jnp.where, mask, params, pruned)
+
+
+def _per_leaf(function, key: PRNGKey, mask: Mask, params: PyTree, of: PyTree[bool]) -> PyTree:
     """``function(key, mask, leaf)`` on every chosen leaf, each with its own key by position."""
     leaves, structure = jax.tree.flatten(params)
     chosen = zip(leaves, jax.tree.leaves(mask), jax.tree.leaves(of), strict=True)
@@ -97,7 +158,7 @@ def _among_kept(key: PRNGKey, mask: Array, leaf: Float[Array, "..."]) -> Float[A
 
 def _draw_kept(key: PRNGKey, pool_mask: Array, pool: Array, mask: Array) -> Float[Array, "..."]:
     """Fill the kept entries of ``mask`` from the kept entries of ``pool``; 0 elsewhere."""
-    kept_first = jnp.argsort(~pool_mask, stable=True)
-    count = jnp.sum(pool_mask, dtype=jnp.int32)
-    index = jax.random.randint(key, mask.shape, 0, count)
-    return jnp.where(mask, pool[kept_first[index]], 0)
+    seen = jnp.cumsum(pool_mask, dtype=jnp.int32)
+    index = jax.random.randint(key, mask.shape, 0, seen[-1])
+    # Of the kept entries, in their order, the one with that number: found without a sort.
+    return jnp.where(mask, pool[jnp.searchsorted(seen, index + 1)], 0)

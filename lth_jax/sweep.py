@@ -1,16 +1,17 @@
 """A sweep with a memory: the level loop, checkpointed, resumable, reported as it goes."""
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from lth_jax import checkpoints, lottery
+from lth_jax import checkpoints, edges, lottery, memory, parallel, processes, pruning, signals
 from lth_jax.types import Split
 
 
@@ -24,7 +25,10 @@ class Progress(NamedTuple):
     resumed: int
 
 
+Run = TypeVar("Run")
 Reporter = Callable[[Progress], None]
+Wait = Callable[[PyTree], PyTree]
+"""Gives back what it is given once that is computed, or raises to stop."""
 
 
 def _blank(like: PyTree, levels: int) -> PyTree:
@@ -63,25 +67,94 @@ def sweep(
       mesh, chunk: see ``parallel.map_runs``.
 
     Returns:
-      The runs after the last level; the records as NumPy arrays ``[level, run, ...]``; seconds per level.
+      The runs after the last level, padded and spread if there are several processes; the records as NumPy
+      arrays ``[level, run, ...]``, whole in each of them; seconds per level.
+
+    Raises:
+      signals.Stopped: Ctrl-C or SIGTERM came; what is finished is saved.
+      StorageError: a checkpoint cannot be written.
+      InputError: a layer would lose its last weight, or the checkpoints are another program's.
     """
+    edges.check_all(runs, data, watch, plan)
+    if plan.scope == "layer":
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs.params)
+        pruning.check_levels(one, plan.rates, levels)
+    count, runs = len(runs.seed), parallel.spread(runs, mesh)
     like = jax.eval_shape(
         lambda r: jax.vmap(lambda one: select(lottery.play_level(one, data, watch, plan)[1]))(r), runs
     )
+
+    def play(runs: lottery.Run, wait: Wait) -> Iterator[tuple[lottery.Run, PyTree]]:
+        return lottery.play(runs, data, watch, plan, levels, mesh, chunk, select, wait)
+
+    def cut(record: PyTree) -> PyTree:  # without the runs that several processes are padded with
+        return jax.tree.map(lambda whole: whole[:, :count], record)
+
+    tell = lambda progress: report(progress._replace(record=cut(progress.record)))  # noqa: E731
+    runs, record, seconds = remember(folder, runs, like, play, levels, tell)
+    return runs, cut(record), seconds
+
+
+def remember(
+    folder: Path,
+    runs: PyTree,
+    like: PyTree,
+    play: Callable[[PyTree, Wait], Iterator[tuple[PyTree, PyTree]]],
+    levels: int,
+    report: Reporter = lambda progress: None,
+) -> tuple[PyTree, PyTree, np.ndarray]:
+    """A level loop with a memory, whatever a level is: :func:`sweep` for any ``play``.
+
+    Args:
+      folder: where the checkpoints are.
+      runs: the state before level 0.
+      like: what is recorded of one level, as ``jax.ShapeDtypeStruct``s.
+      play: a state and what waits for its arrays, to ``(state, record)`` after each of the levels left; the
+        state knows how many it has behind it.
+      levels: how many.
+      report: called after every level, and once at the start when resuming.
+
+    Returns:
+      As :func:`sweep`, which also says what is raised.
+    """
     record, seconds, finished = _blank(like, levels), np.zeros(levels), 0
-    if (newest := checkpoints.latest(folder)) is not None:
-        finished = newest
-        tree = {"runs": runs, "record": record, "seconds": seconds}
-        restored = checkpoints.restore(folder, finished, tree)
+    if begun := checkpoints.restore_newest(folder, {"runs": runs, "record": record, "seconds": seconds}):
+        finished, restored = begun
         runs, seconds = restored["runs"], np.array(restored["seconds"])
         record = jax.tree.map(np.array, restored["record"])
         report(Progress(finished - 1, levels, record, seconds, finished))
 
     started = time.perf_counter()
-    played = lottery.play(runs, data, watch, plan, levels, mesh, chunk, select)
-    for level, (runs, kept) in enumerate(played, start=finished):  # the runs move on
-        jax.tree.map(lambda whole, one, at=level: whole.__setitem__(at, np.asarray(one)), record, kept)
-        seconds[level], started = time.perf_counter() - started, time.perf_counter()
-        checkpoints.save(folder, level + 1, {"runs": runs, "record": record, "seconds": seconds})
-        report(Progress(level, levels, record, seconds, finished))
+    with signals.asked() as request:
+        wait = functools.partial(signals.wait, request=request)
+        played = play(runs, wait)
+        for level, (runs, kept) in enumerate(played, start=finished):  # the runs move on
+            kept = processes.gather(kept)
+            jax.tree.map(lambda whole, one, at=level: whole.__setitem__(at, one), record, kept)
+            seconds[level], started = time.perf_counter() - started, time.perf_counter()
+            checkpoints.save(folder, level + 1, {"runs": runs, "record": record, "seconds": seconds})
+            report(Progress(level, levels, record, seconds, finished))
+            signals.leave(request)
     return runs, record, seconds
+
+
+def blocks(
+    folder: Path, runs: Sequence[Run], state: PyTree, size: int = 0
+) -> Iterator[tuple[Path, Sequence[Run]]]:
+    """Cut runs into blocks that memory can hold, each to be swept through all levels before the next.
+
+    Args:
+      folder: where the checkpoints are, of one block or of all.
+      runs: the runs, or whatever names one.
+      state: one run's arrays or their ``jax.ShapeDtypeStruct``s.
+      size: runs in a block; 0 chooses by memory, see ``memory.fitting_block``.
+
+    Yields:
+      A folder for the block's checkpoints, and its part of ``runs``.
+    """
+    fitting = memory.fitting_block(memory.total(), len(runs), memory.tree_bytes(state), jax.device_count())
+    size = processes.smallest(size or fitting)
+    for first in range(0, len(runs), size):
+        last = min(first + size, len(runs))
+        place = folder if size >= len(runs) else folder / f"runs {first + 1}-{last}"
+        yield place, runs[first:last]

@@ -318,8 +318,8 @@ def test_preparing_without_tensorflow_says_what_to_install(tmp_path):
 
 
 def test_with_tensorflow_the_last_source_is_tfds(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     embedded = data.load("mnist-5k")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(data, "prepare", {"mnist": embedded}.__getitem__)
     assert data.load("mnist") is embedded
 

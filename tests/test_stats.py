@@ -415,11 +415,16 @@ def test_csv_of_no_verdicts_has_a_header(tmp_path):
     assert (tmp_path / "claims.csv").read_text().strip() == ",".join(stats.COLUMNS)
 
 
-def test_a_failed_write_leaves_the_old_file(verdicts, tmp_path):
+def test_a_failed_write_leaves_the_old_file(verdicts, tmp_path, monkeypatch):
     path = tmp_path / "claims.csv"
     path.write_text("old")
-    with pytest.raises(AttributeError):
-        stats.write_csv([*verdicts, None], path)
+
+    def full(self, rows):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    with pytest.raises(OSError, match="no space left"):
+        stats.write_csv(verdicts, path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("claims.csv", "old")]
 
 

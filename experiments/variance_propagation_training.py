@@ -1,0 +1,139 @@
+"""E5, third part: what becomes of the variances while a LeNet-300-100 trains (document 003's disclaimers)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from lth_jax import data, initializers, masks, models, parallel, results, training
+from lth_jax.keys import stream
+from lth_jax.types import Params, Split
+
+HIDDEN = (300, 100)
+LAYERS = ("hidden_0", "hidden_1", "output")
+PROBE = 1000
+"""Test images over which variances and dead units are counted."""
+
+
+class Seen(NamedTuple):
+    """One network at one moment, an entry a layer; hidden layers only for ``inactive`` and ``dead``.
+
+    Variances are over probe images and units: of the pre-activations, and of the gradients of one image's
+    cross-entropy with respect to them. ``inactive`` is the fraction of (image, unit) pairs whose ReLU gives
+    0, ``dead`` that of units that give 0 for every image; ``weight_change`` is ‖θ − θ0‖ / ‖θ0‖.
+    """
+
+    activation_variance: jax.Array
+    gradient_variance: jax.Array
+    weight_change: jax.Array
+    inactive: jax.Array
+    dead: jax.Array
+    test_accuracy: jax.Array
+
+
+def pre_activations(params: Params, images: jax.Array, shifts: Sequence[jax.Array]) -> list[jax.Array]:
+    """Pre-activations ``[image, unit]`` of every layer, each with its shift added: gradients flow there."""
+    x, found = images.reshape(images.shape[0], -1), []
+    for name, shift in zip(LAYERS, shifts, strict=True):
+        found.append(x @ params[name]["kernel"] + params[name]["bias"][None, :] + shift)
+        x = jax.nn.relu(found[-1])
+    return found
+
+
+def gradients(params: Params, batch: Split) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Pre-activations of every layer, and the gradients of each image's own cross-entropy there."""
+    images = training.to_float(batch.images)
+
+    def loss(shifts: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+        found = pre_activations(params, images, shifts)
+        losses = optax.softmax_cross_entropy_with_integer_labels(found[-1], batch.labels)
+        return jnp.sum(losses), found
+
+    nothing = [jnp.zeros((len(batch.labels), params[name]["bias"].shape[0])) for name in LAYERS]
+    slopes, found = jax.grad(loss, has_aux=True)(nothing)
+    return found, slopes
+
+
+def look(params: Params, start: Params, probe: Split) -> Seen:
+    """Measure one network against the weights it started from."""
+    found, slopes = gradients(params, probe)
+    off = [pre <= 0 for pre in found[:-1]]
+    change = [
+        jnp.linalg.norm(params[name]["kernel"] - start[name]["kernel"])
+        / jnp.linalg.norm(start[name]["kernel"])
+        for name in LAYERS
+    ]
+    return Seen(
+        jnp.stack([jnp.var(pre) for pre in found]),
+        jnp.stack([jnp.var(slope) for slope in slopes]),
+        jnp.stack(change),
+        jnp.stack([jnp.mean(o) for o in off]),
+        jnp.stack([jnp.mean(jnp.all(o, axis=0)) for o in off]),
+        jnp.mean(jnp.argmax(found[-1], -1) == probe.labels),
+    )
+
+
+def train_one(
+    run: dict[str, Any], train_split: Split, probe: Split, recipe: training.Recipe, epochs: int
+) -> Seen:
+    """Train one network epoch by epoch, looking at it before the first and after each."""
+    mask = masks.ones_like(run["params"])
+
+    def epoch(state: training.TrainState, index: jax.Array) -> tuple[training.TrainState, Seen]:
+        order = stream(run["seed"], "order", index)
+        state, _ = training.train(order, state, mask, train_split, recipe)
+        return state, look(state.params, run["params"], probe)
+
+    first = look(run["params"], run["params"], probe)
+    state = training.init_state(recipe, run["params"], {}, mask)
+    _, later = jax.lax.scan(epoch, state, jnp.arange(epochs))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+
+
+def measure(config: Any, chunk: int | None, dataset: data.Dataset) -> xr.Dataset:
+    """Train every scheme × seed; dims (training_scheme, training_seed, epoch, network_layer)."""
+    module = models.MLP(HIDDEN, dataset.classes)
+    network = models.from_flax(module)
+    shapes = models.parameter_shapes(network, dataset.train_images.shape[1:])
+    steps = len(dataset.train_labels) // config.batch_size
+    recipe = training.Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
+    schemes, seeds = config.training_schemes, config.seeds[: config.training_seeds]
+    runs = parallel.stack(
+        [
+            {
+                "seed": jnp.int32(seed),
+                "params": initializers.initialize(stream(seed, "init"), shapes, initializers.get(scheme)),
+            }
+            for scheme in schemes
+            for seed in seeds
+        ]
+    )
+    split = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
+    probe = Split(
+        jnp.asarray(dataset.test_images[:PROBE]), jnp.asarray(dataset.test_labels[:PROBE], jnp.int32)
+    )
+    play = parallel.map_runs(lambda run, a, b: train_one(run, a, b, recipe, config.epochs), chunk=chunk)
+    seen = jax.tree.map(np.asarray, play(runs, split, probe))
+    return labelled(seen, schemes, seeds, config.epochs)
+
+
+def labelled(seen: Seen, schemes: Sequence[str], seeds: Sequence[int], epochs: int) -> xr.Dataset:
+    """Records ``[run, epoch, layer]`` with their labels; hidden layers' fractions are NaN for the output."""
+    dims = ("training_scheme", "training_seed", "epoch", "network_layer")
+    values = {}
+    for name, array in seen._asdict().items():
+        whole = array.reshape(len(schemes), len(seeds), *array.shape[1:])
+        if name in ("inactive", "dead"):
+            whole = np.concatenate([whole, np.full_like(whole[..., :1], np.nan)], axis=-1)
+        values[name] = (dims[: whole.ndim], whole)
+    coordinates = {
+        "training_scheme": list(schemes),
+        "training_seed": list(seeds),
+        "epoch": np.arange(epochs + 1),
+        "network_layer": list(LAYERS),
+    }
+    return results.by_label(values, coordinates, {})

@@ -1,0 +1,213 @@
+"""The benchmark: arithmetic counted by hand, its output, its workers. No timings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import benchmark, benchmark_jax, benchmark_report, benchmark_workers, cli
+from experiments import benchmark_cases as cases
+from lth_jax.config import InputError
+
+DENSE = cases.Case(cases.OURS, cases.MLP, batch=60)
+CONVOLUTIONAL = cases.Case(cases.OURS, cases.LENET5, batch=1024)
+
+
+def test_arithmetic_by_hand():
+    # 2·60·(2·784·300 + 3·300·100 + 3·100·10)
+    assert cases.step_flops(DENSE) == 67_608_000
+    # 2·60·(2·784·600 + 3·600·200 + 3·200·10)
+    assert cases.step_flops(DENSE._replace(width=2)) == 156_816_000
+    # 28²·75·6 = 352,800 twice; 10²·150·16 = 240,000, 400·120, 120·84 and 84·10 three times; times 2·1024
+    assert cases.step_flops(CONVOLUTIONAL) == 3_281_633_280
+    assert cases.parameter_count(DENSE) == 266_610
+    assert cases.parameter_count(CONVOLUTIONAL) == 62_006
+    assert cases.step_bytes(DENSE) == 29 * 266_610
+
+
+def test_the_steps_of_a_call():
+    # 2 s at 60 % of 1e11 FLOP/s are 1775 steps of one network, 161 of each of 11
+    assert cases.steps_per_call(DENSE, 2.0, 1e11) == 1775
+    assert cases.steps_per_call(DENSE._replace(runs=11), 2.0, 1e11) == 161
+    assert cases.steps_per_call(CONVOLUTIONAL._replace(runs=88), 0.1, 1e11) == 2
+
+
+def test_the_groups():
+    arguments = ((1, 11, 88), (1, 2), (60, 240), (3,), 60_000)
+    found = [[case.label for case in group] for group in cases.groups(*arguments, torch=True)]
+    assert found == [
+        [
+            "LeNet-300-100 ×1, batch 60: ours, 1 runs",
+            "LeNet-300-100 ×1, batch 60: ours, 11 runs",
+            "LeNet-300-100 ×1, batch 60: ours, 88 runs",
+            "LeNet-300-100 ×1, batch 60: PyTorch",
+            "LeNet-300-100 ×1, batch 60: PyTorch per core",
+            "LeNet-300-100 ×1, batch 60: PyTorch vmap, 11 runs",
+        ],
+        [
+            "LeNet-300-100 ×2, batch 60: ours, 11 runs",
+            "LeNet-300-100 ×2, batch 60: PyTorch",
+            "LeNet-300-100 ×2, batch 60: PyTorch per core",
+        ],
+        [
+            "LeNet-300-100 ×1, batch 240: ours, 11 runs",
+            "LeNet-300-100 ×1, batch 240: PyTorch",
+            "LeNet-300-100 ×1, batch 240: PyTorch per core",
+        ],
+        [
+            "LeNet-5 ×1, batch 1024: ours, 3 runs",
+            "LeNet-5 ×1, batch 1024: ours, patches, 3 runs",
+            "LeNet-5 ×1, batch 1024: PyTorch",
+            "LeNet-5 ×1, batch 1024: PyTorch per core",
+            "LeNet-5 ×1, batch 1024: PyTorch vmap, 3 runs",
+        ],
+    ]
+    alone = cases.groups(*arguments, torch=False)
+    assert {case.side for group in alone for case in group} == {cases.OURS, cases.PATCHES}
+    assert [len(group) for group in cases.groups((20,), (1,), (60,), (), 9, torch=False)] == [1]
+
+
+RATES = {cases.PRODUCT: 1e11, cases.COPY: 1e10, cases.COPY_STATE: 1e11, cases.PATCHES: 5.0}
+"""Invented: per second, one for each side; PyTorch's vmap fails."""
+
+
+def invented(group, config, problems, libraries):
+    """Stands for ``measure_group``: the repeats differ by a per mille."""
+    libraries.add("jax 1.2.3")
+    slower = {cases.MLP: 1.0, cases.LENET5: 0.01}
+    rates = RATES | {cases.OURS: 1000.0, cases.EAGER: 250.0, cases.PER_CORE: 500.0}
+    records = []
+    for case in group:
+        record = {"case": case, "rates": [np.nan] * config.repeats}
+        if case.side == cases.VMAP:
+            problems.append(f"{case.label}: out of memory")
+        else:
+            factor = slower.get(case.model, 1.0) if case.side in (cases.OURS, *cases.TORCH) else 1.0
+            varied = 1 + np.arange(config.repeats) / 1000
+            record["rates"] = (rates[case.side] * factor * varied).tolist()
+            record |= {"compile_seconds": 1.5, "ready_seconds": 4.0, "peak_memory": 2e8}
+        records.append(record)
+    return records
+
+
+@pytest.fixture
+def finished(monkeypatch, tmp_path, capsys):
+    """The folder of a whole benchmark of invented speeds."""
+    monkeypatch.setattr(benchmark, "measure_group", invented)
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: object())
+    out = tmp_path / "out"
+    flags = ["--runs", "1,11", "--widths", "1", "--batches", "60", "--lenet5-runs", "2", "--repeats", "3"]
+    benchmark.main([*flags, "--out", str(out)])
+    return out
+
+
+def test_the_record(finished):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    written = json.loads((finished / "benchmark.json").read_text(), parse_constant=refuse)
+    found = {case["label"]: case for case in written["cases"]}
+    assert len(found) == 3 + 5 + 5
+    ours = found["LeNet-300-100 ×1, batch 60: ours, 11 runs"]
+    assert ours["rate"] == pytest.approx(1001.0)
+    assert ours["gflops"] == pytest.approx(67.608 * 1.001)
+    assert ours["share_of_peak"] == pytest.approx(0.67608)
+    assert ours["ratio_to_best_torch"] == pytest.approx(2.0)
+    assert ours["rates"] == pytest.approx([1000, 1001, 1002])
+    assert (ours["compile_seconds"], ours["ready_seconds"], ours["peak_memory"]) == (1.5, 4.0, 2e8)
+    assert found["LeNet-5 ×1, batch 1024: ours, 2 runs"]["images_per_second"] == pytest.approx(10.01 * 1024)
+    lost = found["LeNet-300-100 ×1, batch 60: PyTorch vmap, 11 runs"]
+    assert (lost["rate"], lost["gflops"], lost["compile_seconds"]) == (None, None, None)
+    assert written["problems"] == [
+        "LeNet-300-100 ×1, batch 60: PyTorch vmap, 11 runs: out of memory",
+        "LeNet-5 ×1, batch 1024: PyTorch vmap, 2 runs: out of memory",
+    ]
+    floor = written["floors"][0]
+    assert floor["arithmetic"] == pytest.approx(67_608_000 / 1.001e11)
+    assert floor["traffic"] == pytest.approx(29 * 266_610 / 1.001e10)
+    assert written["machine"]["cores"] >= 1
+    assert written["machine"]["libraries"] == "jax 1.2.3"
+
+
+def test_the_targets_are_judged(finished):
+    report = (finished / "report.md").read_text()
+    claims = (finished / "claims.csv").read_text().splitlines()[1:]
+    verdicts = {line.split(",")[0]: line for line in claims}
+    assert list(verdicts) == ["mlp_torch", "mlp_peak", "lenet5_torch"]
+    # Invented as 2 times PyTorch, 67.6 % of the peak, 2 times PyTorch, whatever the repeat.
+    assert all(",supported," in line for line in verdicts.values())
+    assert "Not measured" in report
+    assert (finished / "figures" / "growth.png").stat().st_size > 1000
+
+
+def test_slower_than_the_target_is_not_supported(monkeypatch, finished):
+    monkeypatch.setitem(RATES, cases.PRODUCT, 1.2e11)  # 56 % of the peak
+    slower = finished.with_name("slower")
+    benchmark.main(
+        ["--runs", "11", "--widths", "1", "--batches", "60", "--lenet5-runs", "", "--out", str(slower)]
+    )
+    claims = (slower / "claims.csv").read_text()
+    assert ",contradicted," in next(line for line in claims.splitlines() if line.startswith("mlp_peak"))
+
+
+def test_without_pytorch_it_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark, "measure_group", invented)
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    benchmark.main(["--out", str(tmp_path / "out")])
+    assert "PyTorch is not installed" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert not {case["side"] for case in written["cases"]} & set(cases.TORCH)
+    assert written["problems"] == ["PyTorch: PyTorch is not installed (pip install lth_jax[benchmark])"]
+
+
+def test_a_worker_answers():
+    case = cases.Case(cases.OURS, cases.MLP, batch=4, runs=3, steps=2, examples=20)
+    worker = benchmark_workers.start(case)
+    try:
+        (ready,) = worker.ready
+        rate, memory = benchmark_workers.ask(worker, 0.0)
+    finally:
+        benchmark_workers.stop(worker)
+    assert ready["version"].startswith("jax ")
+    assert ready["first"] > ready["second"] > 0
+    assert rate > 0
+    assert memory > 1e7
+    assert worker.processes[0].returncode is not None
+
+
+@pytest.mark.parametrize(
+    ("side", "work"), [(cases.PRODUCT, 2 * 2 * 2048**3), (cases.COPY_STATE, 2 * 8 * 2000 * 3 * 266_610)]
+)
+def test_the_work_of_a_peak_on_two_devices(side, work):
+    assert benchmark_jax.prepare(cases.Case(side)).call() == work
+
+
+def test_a_call_is_repeated_until_the_time_is_up():
+    calls = []
+    work, seconds = benchmark_workers.timed(lambda: calls.append(1) or 2.5, 0.01)
+    assert work == 2.5 * len(calls)
+    assert seconds >= 0.01
+    assert len(calls) > 1
+
+
+def test_a_worker_that_fails_is_a_line_not_a_crash(tmp_path):
+    problems, config = [], benchmark.Config(repeats=2, seconds=0.01)
+    (record,) = benchmark.measure_group([cases.Case(cases.OURS, "LeNet-6", batch=4)], config, problems, set())
+    assert np.isnan(record["rates"]).all()
+    assert problems == ["LeNet-6 ×1, batch 4: ours, 1 runs: KeyError: 'LeNet-6'"]
+
+
+@pytest.mark.parametrize("flags", ["repeats=0", "seconds=0.0", "runs=()", "widths=(2, 2)", "batches=(0,)"])
+def test_wrong_input(flags):
+    name, value = flags.split("=")
+    with pytest.raises(InputError, match=f"--{name}"):
+        benchmark.Config(**{name: eval(value)})
+
+
+def test_quick_is_smaller_than_paper():
+    quick, paper = (
+        cli.config.build(benchmark.Config, benchmark.PRESETS, name, {}) for name in benchmark.PRESETS
+    )
+    assert quick.repeats * quick.seconds < paper.repeats * paper.seconds
+    assert set(quick.runs) < set(paper.runs)
+    assert cases.Case._fields[:6] == benchmark_report.CASE_FIELDS

@@ -1,0 +1,50 @@
+"""Where compiled programs are kept; that they are found again is in ``test_memory``."""
+
+import jax
+import pytest
+
+from lth_jax import compilation
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "lth_jax" / "xla")
+    assert (tmp_path / "lth_jax" / "xla").is_dir()
+
+
+@pytest.mark.parametrize("named", ["", "not/absolute"])
+def test_without_xdg_it_is_in_the_home(monkeypatch, tmp_path, named):
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "lth_jax" / "xla")
+
+
+def test_what_the_user_has_chosen_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir == "elsewhere"
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "lth_jax").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir is None

@@ -1,0 +1,172 @@
+"""How many runs fit: rules by literal numbers, the estimate by hand, a thousand seeds in little memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lth_jax import memory, parallel, sweep
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "multiple", "size"),
+    [
+        (88, 88, 1, 88),
+        (88, 1000, 1, 88),
+        (88, 30, 1, 22),  # four alike rather than 30, 30, 28
+        (89, 30, 1, 30),  # a prime number: 30, 30, 29
+        (100, 60, 1, 50),
+        (1000, 168, 2, 100),
+        (11, 7, 2, 6),  # 6 and 5 on two devices
+        (11, 1, 2, 2),  # one each, whatever the limit
+    ],
+)
+def test_even_parts(count, limit, multiple, size):
+    assert memory.evenly(count, limit, multiple) == size
+
+
+@given(count=st.integers(1, 300), limit=st.integers(1, 300), multiple=st.integers(1, 8))
+def test_parts_are_within_the_limit_and_few(count, limit, multiple):
+    size = memory.evenly(count, limit, multiple)
+    assert 1 <= size <= max(limit, multiple)
+    assert size == count or size % multiple == 0
+    if limit >= multiple and count > limit:
+        assert 2 * size > limit // multiple * multiple or size * 2 >= limit - multiple
+
+
+def test_the_chunk_by_hand():
+    # 80 % of 1000 less 100 for results leaves 700. Alone a run needs 40, all of ten 940: 100 more each.
+    assert memory.fitting_chunk(1000, 10, 40, 940, 100) == 5  # 7 would fit; two of 5 are alike
+    assert memory.fitting_chunk(1000, 7, 40, 640, 100) == 7
+    assert memory.fitting_chunk(1000, 1, 4000, 4000, 100) == 1
+    assert memory.fitting_chunk(100, 10, 400, 4000, 0) == 1
+
+
+def test_the_block_by_hand():
+    # Half of 8 GiB are 315 times three states of LeNet-300-100, 17 bytes a weight: 250 go into 1000.
+    state = 17 * 266_610
+    assert memory.fitting_block(8 * 2**30, 1000, state, 2) == 250
+    assert memory.fitting_block(8 * 2**30, 88, state, 2) == 88
+    assert memory.fitting_block(1, 88, state, 2) == 2
+
+
+def test_live_bytes_by_hand():
+    x, y = jnp.zeros(10), jnp.zeros((10, 10))
+
+    def chain(x):  # the 400 bytes of the outer product, and the 400 of its sine while both are there
+        return jnp.sum(jnp.sin(jnp.outer(x, x)))
+
+    def loop(y):  # two of 400 in the body, one of them its result; not ten times
+        return jax.lax.fori_loop(0, 10, lambda _, a: jnp.cos(jnp.sin(a)), y)
+
+    assert memory.live_bytes(jax.make_jaxpr(lambda x: x + 1)(x).jaxpr) == 40
+    assert memory.live_bytes(jax.make_jaxpr(chain)(x).jaxpr) in range(800, 1000)
+    assert memory.live_bytes(jax.make_jaxpr(loop)(y).jaxpr) in range(800, 1000)
+
+
+def test_the_chunk_follows_the_free_memory(monkeypatch):
+    """On a stand-in for an accelerator: twelve runs on two devices, each of 8 MB while it is computed."""
+    mesh, size = parallel.run_mesh(), 1000
+    runs, shared = jnp.ones(12), jnp.ones(size)
+
+    def function(run, shared):
+        return jnp.sum(jnp.sin(run * shared[:, None] * shared[None]))
+
+    assert memory.chunk_for(function, runs, (shared,), mesh) == 1  # a CPU
+    monkeypatch.setattr(memory, "on_cpu", lambda mesh: False)
+    found = {}
+    for megabytes in (1000, 40, 20, 1, None):
+        monkeypatch.setattr(memory, "free", lambda mesh, m=megabytes: m and m * 10**6)
+        found[megabytes] = memory.chunk_for(function, runs, (shared,), mesh)
+    # 6 runs a device need 48 MB: sine and its argument. 32 MB hold 3 (of 3 or 4), 16 MB hold 1 (or 2).
+    assert found[1000] == found[None] == 6
+    assert found[40] == 3
+    assert found[20] in (1, 2)
+    assert found[1] == 1
+
+
+def test_a_chunk_stays_what_it_was(monkeypatch):
+    answers = iter([2, 3])
+    monkeypatch.setattr(memory, "chunk_for", lambda *_: next(answers))
+    squares = parallel.map_runs(lambda x: x * x)
+    for _ in range(2):
+        np.testing.assert_array_equal(squares(jnp.arange(7.0)), np.arange(7.0) ** 2)
+    assert squares.compiled._cache_size() == 1
+
+
+def test_blocks_have_a_folder_each(tmp_path, monkeypatch):
+    state = {"x": jax.ShapeDtypeStruct((1000,), jnp.float32)}
+    seeds = list(range(10))
+    assert list(sweep.blocks(tmp_path, seeds, state)) == [(tmp_path, seeds)]
+    cut = list(sweep.blocks(tmp_path, seeds, state, 4))
+    assert [(place.name, part) for place, part in cut] == [
+        ("runs 1-4", [0, 1, 2, 3]),
+        ("runs 5-8", [4, 5, 6, 7]),
+        ("runs 9-10", [8, 9]),
+    ]
+    monkeypatch.setattr(memory, "total", lambda: 100_000)  # half of it holds four times 12,000
+    assert [len(part) for _, part in sweep.blocks(tmp_path, seeds, state)] == [4, 4, 2]
+
+
+def test_memory_is_known():
+    assert 2**28 < memory.total() < 2**45
+
+
+MEASURED = """
+import collections, json, resource, sys
+import jax
+seen = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.rsplit("/", 1)[1]]))
+from experiments import init_comparison
+init_comparison.main(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([peak, seen["cache_misses"], seen["cache_hits"]]))
+"""
+
+
+def peak_of(flags: list[str], out: Path, cache: Path) -> tuple[int, int, int]:
+    """Bytes that a whole sweep held at most, in a process of its own; programs it compiled, and found."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MEASURED, *flags, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_thousand_seeds_in_blocks(tmp_path):
+    """A small network's 1,000 states of 0.4 MB take 1.2 GB three times; in blocks of 100 a tenth of it."""
+    flags = [
+        "--methods",
+        "kaiming_normal",
+        "--levels",
+        "1",
+        "--epochs-per-level",
+        "1",
+        "--batch-size",
+        "4000",
+    ]
+    flags += ["--hidden", "30,10"]
+    cache = tmp_path / "cache"
+    few, compiled, found = peak_of([*flags, "--seeds", "0-99"], tmp_path / "few", cache)
+    assert compiled >= 1
+    assert found == 0
+    thousand = [*flags, "--seeds", "0-999", "--block", "100"]
+    many, compiled, found = peak_of(thousand, tmp_path / "many", cache)
+    assert many < few + 200e6
+    assert compiled == 0  # a block of 100 is the program of the first sweep, kept in the cache's folder
+    assert found >= 1
+    some, all_of_them = (xr.load_dataset(tmp_path / name / "results.nc") for name in ("few", "many"))
+    assert all_of_them.sizes["seed"] == 1000
+    assert np.isfinite(all_of_them["test_loss"]).all()
+    np.testing.assert_allclose(all_of_them["test_loss"][:, :100], some["test_loss"], rtol=1e-4)

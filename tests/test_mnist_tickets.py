@@ -1,0 +1,316 @@
+"""E4: its groups, controls and records by hand, every part's claims and figures, and one part end to end."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import make_digits
+
+from experiments import mnist_tickets, mnist_tickets_claims, mnist_tickets_figures
+from experiments import mnist_tickets_config as configuration
+from experiments import mnist_tickets_measures as measures
+from experiments import mnist_tickets_parts as parts
+from lth_jax import branches, data, initializers, results
+from lth_jax.config import InputError
+
+CONFIG = configuration.Config()
+SMALL = configuration.Config(
+    seeds=(1, 2), iterations=6, eval_every=3, hidden=(6, 5), smallest=0.64, batch_size=20, validation=40,
+    controls=("reinit", "rearrange", "shuffle", "random_mask"), control_trials=2, rewind_step=2,
+)  # fmt: skip
+SHAPE = (28, 28, 1)
+
+
+def test_levels_reach_the_smallest_size():
+    assert configuration.levels(CONFIG, 0.2) == 20  # 0.8^19 = 0.0144
+    assert configuration.levels(CONFIG, 0.5) == 8  # 0.5^6 = 0.0156, 0.5^7 = 0.0078
+    assert configuration.levels(CONFIG, 0.7) == 5  # 0.3^3 = 0.027, 0.3^4 = 0.0081
+
+
+def test_the_output_layer_loses_half_as_much():
+    group, once = configuration.groups(CONFIG)
+    _, shapes = parts.shapes_of(group, SHAPE, 10)
+    counts = parts.kept_counts(group, CONFIG, shapes)
+    np.testing.assert_array_equal(counts["hidden_0"]["kernel"][:3], [235_200, 188_160, 150_528])
+    np.testing.assert_array_equal(counts["output"]["kernel"][:3], [1000, 900, 810])
+    np.testing.assert_array_equal(counts["hidden_0"]["bias"], [300] * 20)
+    at_once = parts.kept_counts(once, CONFIG, shapes)
+    np.testing.assert_array_equal(at_once["hidden_0"]["kernel"][:3], [235_200, 188_160, 150_528])
+    # 1000 − round((1 − 0.8^19) / 2 · 1000)
+    assert at_once["output"]["kernel"][19] == 507
+
+
+def make_line(group, config, image_shape=(4, 4, 1)):
+    _, shapes = parts.shapes_of(group, image_shape, 4)
+    params = initializers.initialize(jax.random.key(0), shapes, initializers.get("xavier_normal"))
+    early = jax.tree.map(lambda leaf: leaf + 1, params)
+    line = branches.begin(7, params, early=early)
+    rng = np.random.default_rng(0)
+    mask = {
+        layer: {**leaves, "kernel": jnp.asarray(rng.random(leaves["kernel"].shape) < 0.5)}
+        for layer, leaves in line.mask.items()
+    }
+    return line._replace(mask=mask), shapes
+
+
+def test_what_each_control_keeps():
+    group = configuration.groups(SMALL)[0]
+    line, shapes = make_line(group, SMALL)
+    names = configuration.siblings(SMALL, group)
+    assert names == (
+        "reinit:0", "reinit:1", "rearrange:0", "rearrange:1", "shuffle:0", "shuffle:1",
+        "random_mask:0", "random_mask:1", "late",
+    )  # fmt: skip
+    makers = {name: parts.make_sibling(name, group, SMALL, shapes) for name in names}
+    made = jax.jit(lambda line: {name: make(line) for name, make in makers.items()})(line)
+    for name, (params, mask) in made.items():
+        for layer in ("hidden_0", "hidden_1", "output"):
+            kept, places = (np.asarray(m[layer]["kernel"]) for m in (line.mask, mask))
+            before, after = (np.asarray(p[layer]["kernel"]) for p in (line.params, params))
+            assert places.sum() == kept.sum(), name
+            moved = {"rearrange": layer != "output", "random_mask": True}.get(name.split(":")[0], False)
+            assert np.array_equal(places, kept) != moved, name
+            if name.startswith("reinit"):
+                assert (after != before).all()
+            elif name.startswith("random_mask"):
+                np.testing.assert_array_equal(after, before)
+            elif name == "late":
+                np.testing.assert_array_equal(after, before + 1)
+            else:
+                np.testing.assert_array_equal(np.sort(after[places]), np.sort(before[kept]))
+    for first, second in (("reinit:0", "reinit:1"), ("rearrange:0", "rearrange:1")):
+        kernels = [np.asarray(made[name][0]["hidden_0"]["kernel"]) for name in (first, second)]
+        assert (kernels[0] != kernels[1]).any(), "trials are different draws"
+
+
+def test_what_survives_is_counted_by_hand():
+    line, _ = make_line(configuration.groups(SMALL)[0], SMALL)
+    weights = jnp.zeros((5, 4)).at[0, 0].set(-9.0).at[1, 1].set(9.0).at[2, 2].set(0.7)
+    mask = jnp.zeros((5, 4), bool).at[:3, 0].set(True).at[1, 1].set(True).at[2, 2].set(True)
+    line.params["output"]["kernel"], line.mask["output"]["kernel"] = weights, mask
+    found = parts.inspect(line, initializers.get("normal:0.5"))
+    counts = np.asarray(found["survivors_output"])
+    # 0.7 is 1.4 standard deviations: bin ⌊(1.4 + 4) · 81 / 8⌋ = 54; 0 is in the middle one, 40.
+    assert {int(i): int(counts[i]) for i in np.flatnonzero(counts)} == {0: 1, 40: 2, 54: 1, 80: 1}
+    np.testing.assert_array_equal(found["incoming_output"], [3, 1, 1, 0])
+    np.testing.assert_array_equal(found["outgoing_output"], [2, 2, 1, 0, 0])
+
+
+def synthetic(config, curve):
+    """A part's results with invented validation losses: ``curve(arm, seed, kept, iterations)``."""
+    found = []
+    iterations, seeds = np.arange(config.eval_every, config.iterations + 1, config.eval_every), config.seeds
+    for group in configuration.groups(config):
+        _, shapes = parts.shapes_of(group, SHAPE, 10)
+        kernels = {n: leaf["kernel"] for n, leaf in parts.kept_counts(group, config, shapes).items()}
+        weights, dense = (sum(kernels.values()), sum(c[0] for c in kernels.values()))
+        arms = [(label, *configuration.siblings(config, group)) for label, _ in group.lines]
+        table = np.array([
+            [[curve(arm, seed, n / dense, iterations) for arm in line] for line in arms for seed in seeds]
+            for n in weights
+        ])  # fmt: skip
+        size = np.broadcast_to(weights[:, None, None], table.shape[:3])
+        networks = {
+            "validation_loss": table, "test_accuracy": 1 - table / 10, "batch_loss": table,
+            "kept": size / dense, "kept_weights": size,
+        }  # fmt: skip
+        lines = {}
+        if group.inspect:
+            line = branches.begin(0, jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes))
+            one = jax.jit(lambda line: parts.inspect(line, initializers.get("normal:1")))(line)
+            shape = (len(weights), len(config.seeds))
+            lines = {n: np.broadcast_to(np.asarray(a), (*shape, *a.shape)) for n, a in one.items()}
+        found.append(parts.labelled(group, config, networks, lines))
+    joined = parts.join(found)
+    return joined.assign_attrs(variant=config.part, dataset="invented", config="{}")
+
+
+def best_at(arm, seed, kept, iterations):
+    """Least loss at half the time for small iterative tickets, a little noise by seed; never a tie."""
+    soon = arm == "iterative" and kept < 0.5
+    return ((iterations / iterations[-1] - (0.25 if soon else 0.5)) ** 2) + 0.001 * seed + 0.01 * (not soon)
+
+
+def test_inspect_is_iterative_by_another_name():
+    inspect, iterative = (dataclasses.replace(CONFIG, part=part) for part in ("inspect", "iterative"))
+    assert configuration.groups(inspect) == configuration.groups(iterative)
+
+
+@pytest.mark.parametrize("part", [part for part in configuration.PARTS if part != "inspect"])
+def test_every_part_has_a_table_claims_and_figures(part, tmp_path):
+    config = dataclasses.replace(CONFIG, part=part, iterations=2000, sizes=("12-8", "30-20"), hidden=(30, 20))
+    measured = synthetic(config, best_at)
+    title, header, rows = mnist_tickets.make_table(measured)
+    assert "trials" in title
+    assert len(header) == len(rows[0]) == 1 + len(measures.families(measured))
+    verdicts = mnist_tickets_claims.verdicts(measured)
+    names = {v.claim.identifier for v in verdicts}
+    expected = {
+        "controls": {
+            "ticket-sooner-21",
+            "ticket-better-than-reinit-21",
+            "one-shot-better",
+            "v1-units-survive",
+        },
+        "one_shot": {"v1-one-shot-sooner-than-reinit-35", "v1-controls-alike"},
+        "iterative": {"ticket-as-dense-3.6", "v1-tails-survive"},
+        "init_std": {"v1-wide-slower", "v1-narrow-better"},
+        "sizes": {"v1-size-stop-iterative", "v1-iterative-smaller-accuracy"},
+        "rates": {"v1-fast-slower", "v1-fast-worse"},
+        "reset": {"v1-reset-sooner", "v1-reset-better"},
+    }[part]
+    assert expected <= names
+    assert all(v.n == 5 for v in verdicts)
+    drawn = {path.stem for path in mnist_tickets_figures.draw_figures(measured, tmp_path)}
+    figures = {
+        "controls": {"against_size", "curves", "trials", "survivors", "connections"},
+        "init_std": {"wide", "narrow"},
+        "sizes": {"sizes_one_shot", "sizes_iterative"},
+        "rates": {"against_size"},
+    }
+    assert figures.get(part, {"against_size"}) <= drawn
+
+
+def test_claims_see_what_was_planted():
+    config = dataclasses.replace(CONFIG, iterations=2000, hidden=(30, 20))
+    verdicts = {v.claim.identifier: v for v in mnist_tickets_claims.verdicts(synthetic(config, best_at))}
+    planted = verdicts["ticket-sooner-21"]
+    assert planted.verdict == "supported"
+    assert planted.estimate == pytest.approx(np.log(2))
+    assert verdicts["ticket-better-13.5"].estimate == pytest.approx(0.1, abs=1e-6)  # points
+    assert verdicts["one-shot-sooner"].verdict == "inconclusive"
+    assert verdicts["v1-controls-alike"].verdict == "supported"
+
+
+def test_times_that_are_lower_bounds_are_said_to_be():
+    def late(arm, seed, kept, iterations):  # dense networks are best at the last evaluation
+        return -iterations / iterations[-1] + seed if kept == 1 else best_at(arm, seed, kept, iterations)
+
+    config = dataclasses.replace(CONFIG, iterations=2000, hidden=(30, 20), part="iterative")
+    measured = synthetic(config, late)
+    verdicts = {v.claim.identifier: v for v in mnist_tickets_claims.verdicts(measured)}
+    assert "lower bounds: 100% of a's times, 0% of b's" in verdicts["ticket-sooner-21"].note
+    assert "lower bounds" not in verdicts["ticket-better-13.5"].note
+    assert "5 of 100 networks were best at the very last" in mnist_tickets.notes(measured)
+
+
+def test_the_best_size_is_read_from_the_levels_that_stopped():
+    def slow(arm, seed, kept, iterations):  # the large network stops from 50 % down, the small one never does
+        early = arm.startswith("30-20") and kept < 0.5
+        return (iterations / iterations[-1] - (0.5 + 0.3 * (kept < 0.3) if early else 1.0)) ** 2
+
+    config = dataclasses.replace(CONFIG, iterations=2000, part="sizes", sizes=("12-8", "30-20"))
+    reading = measures.read(synthetic(config, slow))
+    large = mnist_tickets_claims.best_size(reading, "stop", "30-20 iterative")
+    weights = reading.measured["kept_weights"].sel(arm="30-20 iterative", seed=42, level=4).item()
+    np.testing.assert_allclose(large, np.log(weights))  # 41 % is the first below one half
+    assert np.isnan(mnist_tickets_claims.best_size(reading, "stop", "12-8 iterative")).all()
+
+
+def test_records_keep_their_places():
+    config = dataclasses.replace(SMALL, part="controls", controls=("reinit",), rewind_step=0)
+    group = configuration.groups(config)[0]
+    level, line, network = np.meshgrid(range(3), range(2), range(3), indexing="ij")
+    code = 100.0 * level + 10 * line + network
+    found = parts.labelled(group, config, {"kept": code, "loss": code[..., None] + [0.0, 0.5]}, {})
+    assert found["kept"].sel(arm="iterative", seed=2, level=1).item() == 110
+    assert found["kept"].sel(arm="reinit:1", seed=1, level=2).item() == 202
+    assert found["loss"].sel(arm="reinit:0", seed=2, level=0, iteration=6).item() == 11.5
+
+
+def test_levels_that_a_group_has_not_are_missing():
+    config = dataclasses.replace(CONFIG, part="rates", rates=(0.2, 0.7), iterations=2000, hidden=(30, 20))
+    measured = synthetic(config, best_at)
+    stop = measures.stop_iteration(measured)
+    assert int(stop.sel(arm="rate 0.7", seed=42).notnull().sum()) == 5
+    assert int(stop.sel(arm="rate 0.2", seed=42).notnull().sum()) == 20
+
+
+def test_measures_by_hand():
+    loss = np.array([[[[3.0, 1.0, 2.0], [np.nan, 4.0, 5.0], [np.nan] * 3]]])
+    measured = xr.Dataset(
+        {
+            "validation_loss": (("arm", "seed", "level", "iteration"), loss),
+            "test_accuracy": (("arm", "seed", "level", "iteration"), 1 - loss / 10),
+            "kept": (("arm", "seed", "level"), [[[1.0, 0.5, 0.25]]]),
+        },
+        coords={"arm": ["a:0"], "seed": [1], "iteration": [10, 20, 30]},
+    )
+    np.testing.assert_array_equal(measures.stop_iteration(measured)[0, 0], [20, 20, np.nan])
+    np.testing.assert_allclose(measures.at_stop(measured, "test_accuracy")[0, 0], [0.9, 0.6, np.nan])
+    np.testing.assert_allclose(measures.at_end(measured, "test_accuracy")[0, 0], [0.8, 0.5, np.nan])
+    assert measures.families(measured) == ["a"]
+    assert measures.level_at(measured, "a", 0.52) == 1
+    assert measures.level_at(measured, "a", 0.4) is None
+    assert measures.levels_between(measured, "a", 0.2, 0.6) == [1, 2]
+    reading = measures.read(measured.isel(level=[0, 1]))
+    # Half way between 1 and 0.5 in logarithms: accuracy half way between 90 and 60.
+    np.testing.assert_allclose(measures.interpolated(reading, "accuracy", "a", np.array([0.5**0.5])), [[75]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"),
+    [
+        ({"part": "b"}, "--part"),
+        ({"controls": ("reinit", "hope")}, "--controls"),
+        ({"eval_every": 300}, "--eval-every"),
+        ({"smallest": 0.0}, "--smallest"),
+        ({"sizes": ("300-0",)}, "--sizes"),
+        ({"sizes": ("300,100",)}, "--sizes"),
+        ({"rates": (0.2, 1.0)}, "--rates"),
+        ({"stds": ()}, "--stds"),
+        ({"initialization": "normal:-1"}, "--initialization"),
+        ({"initialization": "xavier"}, "--initialization"),
+        ({"rewind_step": 50_000}, "--rewind-step"),
+        ({"control_trials": 0}, "--control-trials"),
+    ],
+)
+def test_impossible_configurations_name_their_flag(wrong, flag):
+    with pytest.raises(InputError, match=flag):
+        configuration.Config(**wrong)
+
+
+def tiny_data(*_):
+    digits = jax.tree.map(np.asarray, make_digits())
+    return data.from_arrays("tiny", *digits, digits.images[:40], digits.labels[:40])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"),
+    [
+        ({"validation": 200}, "--validation"),
+        ({"batch_size": 161}, "--batch-size"),
+        ({"smallest": 1e-9}, "--smal"),
+    ],
+)
+def test_configurations_that_the_data_cannot_serve_are_refused(wrong, flag):
+    with pytest.raises(InputError, match=flag):
+        mnist_tickets.check(dataclasses.replace(SMALL, **wrong), tiny_data())
+
+
+def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", tiny_data)
+    out = tmp_path / "run"
+    flags = dataclasses.asdict(SMALL) | {"part": "one_shot", "controls": ("reinit",), "smallest": 0.8}
+    arguments = ["--out", str(out)]
+    for name, value in flags.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        arguments += ["--" + name.replace("_", "-"), text]
+    mnist_tickets.main(arguments)
+    measured = results.load(out / results.RESULTS)
+    assert measured["arm"].values.tolist() == ["one_shot", "reinit:0", "reinit:1", "late"]
+    assert dict(measured["validation_loss"].sizes) == {"arm": 4, "seed": 2, "level": 2, "iteration": 2}
+    assert bool(np.isfinite(measured["test_accuracy"]).all())
+    assert (measured["incoming_hidden_0"].isel(level=0) == 16).all()
+    # 4×4 pixels: 96 − 19, 30 − 6 and 20 − 2 of 146 weights; a control has as many as its ticket.
+    np.testing.assert_allclose(measured["kept"].isel(level=1), (77 + 24 + 18) / 146, rtol=1e-6)
+    assert "level 2/2" in capsys.readouterr().out
+    (out / results.RESULTS).unlink()
+    mnist_tickets.main(arguments)
+    assert "resumed after level 2/2" in capsys.readouterr().out
+    again = results.load(out / results.RESULTS)
+    np.testing.assert_array_equal(again["validation_loss"], measured["validation_loss"])
+    assert "lower bounds" in (out / results.REPORT).read_text()
