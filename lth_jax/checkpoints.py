@@ -6,9 +6,13 @@ and renamed, so a process killed at any moment leaves whole checkpoints only; da
 found by the digests, and the checkpoint before is taken.
 """
 
+import contextlib
 import logging
 import os
 import shutil
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -40,7 +44,7 @@ def save(folder: Path, finished: int, tree: PyTree) -> None:
         if processes.is_first():
             _discard(aside)
         processes.barrier(f"checkpoint {place} begins")
-        with _checkpointer() as checkpointer:
+        with _silent_threads(), _checkpointer() as checkpointer:
             checkpointer.save(aside / TREE, args=ocp.args.StandardSave(tree))
         if processes.is_first():
             _put_in_place(aside, place)
@@ -49,6 +53,24 @@ def save(folder: Path, finished: int, tree: PyTree) -> None:
         if processes.is_first():
             shutil.rmtree(aside, ignore_errors=True)
         raise storage_error(place, error) from error
+
+
+@contextlib.contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Nothing on standard error while Orbax writes: its threads print tracebacks of a full disk.
+
+    What went wrong comes back as an exception all the same, and is said in one line.
+    """
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as before:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            time.sleep(1)  # writes that are still under way fail a moment later
+            raise
+        finally:
+            os.dup2(before.fileno(), 2)
 
 
 def _put_in_place(aside: Path, place: Path) -> None:
@@ -114,7 +136,8 @@ def _problem(place: Path) -> str | None:
     try:
         if not (place / SUMS).exists():
             with _checkpointer() as checkpointer:
-                checkpointer.metadata(place / TREE)
+                if checkpointer.metadata(place / TREE).item_metadata is None:
+                    return "its list of arrays cannot be read"
             warn(f"checkpoint {place} has no {SUMS} (an earlier version wrote none): taken without a check")
             return None
         expected = (place / SUMS).read_text(encoding="utf-8")

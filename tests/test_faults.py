@@ -172,7 +172,7 @@ def test_a_checkpoint_with_any_file_damaged_is_named_and_left_out(tmp_path, caps
     assert len(files) >= 8
     for file in files:
         for kind, damage in DAMAGE.items():
-            copy = tmp_path / f"{damaged}"
+            copy = tmp_path / "copies" / kind / file
             shutil.copytree(folder, copy)
             damage(copy / file)
             finished, tree = checkpoints.restore_newest(copy, small_tree(0))
