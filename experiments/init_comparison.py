@@ -26,6 +26,7 @@ import xarray as xr
 
 from experiments import cli
 from experiments.init_comparison_claims import verdicts
+from experiments.init_comparison_report import make_table, notes
 from lth_jax import data, figures, initializers, lottery, masks, models, pruning, results
 from lth_jax.config import check_choices, flag, option, require
 from lth_jax.keys import stream
@@ -143,6 +144,13 @@ def starter(config: Config, plan: lottery.Plan, shapes: Any) -> Callable[..., lo
     return start
 
 
+def measure(level: lottery.Level) -> dict[str, jax.Array]:
+    """What is recorded of a level: accuracy, loss, size, and how many classes no input influences."""
+    kernels = [level.mask[name]["kernel"] for name in models.MLP.layers(len(level.mask) - 1)]
+    lost = jnp.sum(~masks.reached(kernels), dtype=jnp.int32)
+    return {**lottery.measurements(level), "unreached_classes": lost}
+
+
 def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Records ``[level, run]`` as arrays ``[method, seed, level]``."""
     shape = (config.levels, len(config.methods), len(config.seeds))
@@ -202,7 +210,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
                     watch,
                     plan,
                     config.levels,
-                    lottery.measurements,
+                    measure,
                     report,
                     chunk=execution.chunk or None,
                 )[1:]
@@ -262,19 +270,6 @@ def draw_accuracy(measured: xr.Dataset, split: str) -> Any:
     return figure
 
 
-def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
-    """Test accuracy in percent, a row a level, a column a method."""
-    methods = measured["method"].values.tolist()
-    kept = measured["kept"].mean(["method", "seed"]).values
-    rows = [
-        [f"{kept[level]:.2%}"]
-        + [cli.accuracy(measured["test_accuracy"].sel({"method": m, "level": level}).values) for m in methods]
-        for level in measured["level"].values
-    ]
-    title = f"Test accuracy (%), mean ± std over {measured.sizes['seed']} seeds"
-    return title, ["kept", *map(figures.label, methods)], rows
-
-
 EXPERIMENT = cli.Experiment(
     name="init_comparison",
     summary="E1: initializations compared for finding winning tickets (document 000)",
@@ -285,6 +280,7 @@ EXPERIMENT = cli.Experiment(
     claims=verdicts,
     figures=draw_figures,
     table=make_table,
+    notes=notes,
     distributed=True,
 )
 

@@ -4,7 +4,7 @@ A mask is a tree of bool arrays with the structure and shapes of the parameters.
 pruned (biases, by default) are carried along, all ``True``, so that one ``tree.map`` serves every function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -115,6 +115,18 @@ def connections(mask: Bool[Array, "*window below above"]) -> tuple[Int[Array, "b
     window = tuple(range(mask.ndim - 2))
     below = jnp.sum(mask, axis=(*window, mask.ndim - 1), dtype=jnp.int32)
     return below, jnp.sum(mask, axis=(*window, mask.ndim - 2), dtype=jnp.int32)
+
+
+def reached(kernels: Sequence[Bool[Array, "_ _"]]) -> Bool[Array, "_"]:
+    """Which output units of a stack of dense layers some input still influences, through kept weights.
+
+    Args:
+      kernels: masks of the layers' kernels [below, above], from the input's to the output's.
+    """
+    live = jnp.ones(kernels[0].shape[0], bool)
+    for kernel in kernels:
+        live = jnp.any(kernel & live[:, None], axis=0)
+    return live
 
 
 def is_nested(inner: Mask, outer: Mask) -> Bool[Array, ""]:

@@ -44,9 +44,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Logits:
         x = images.reshape(images.shape[0], -1)
-        for layer, width in enumerate(self.hidden):
-            x = self.activation(nn.Dense(width, name=f"hidden_{layer}")(x))
-        return nn.Dense(self.classes, name="output")(x)
+        *names, output = self.layers(len(self.hidden))
+        for name, width in zip(names, self.hidden, strict=True):
+            x = self.activation(nn.Dense(width, name=name)(x))
+        return nn.Dense(self.classes, name=output)(x)
+
+    @staticmethod
+    def layers(hidden: int) -> list[str]:
+        """The layers' names in their order, input first, given how many are hidden."""
+        return [*(f"hidden_{layer}" for layer in range(hidden)), "output"]
 
 
 class LeNet5(nn.Module):

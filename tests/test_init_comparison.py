@@ -9,6 +9,7 @@ import xarray as xr
 
 from experiments import init_comparison as e1
 from experiments import init_comparison_claims as claims
+from experiments import init_comparison_report as report
 from lth_jax import initializers, results, sweep
 from lth_jax.keys import stream
 
@@ -142,3 +143,17 @@ def test_claims_need_the_levels_and_methods_they_speak_of():
     assert names == {
         f"{n}:{s}" for n in ("normal-equals-uniform", "alike-above-3.5") for s in ("test", "train")
     }
+
+
+def test_the_report_says_what_unreached_classes_explain():
+    # Each lost class costs 10 points and nothing else matters much: it explains nearly all variance.
+    measured = made_up(lambda m, k: 0.97)
+    lost = np.zeros(measured["test_accuracy"].shape, int)
+    lost[:, :5, 19] = 1
+    measured["unreached_classes"] = (("method", "seed", "level"), lost)
+    measured["test_accuracy"] -= 0.1 * measured["unreached_classes"]
+    (row,) = [line for line in report.notes(measured).splitlines() if line.startswith("| 1.44% ")]
+    for cell in ("97.00 ± 0.01 (48)", "87.00 ± 0.01 (40)", "100.0%"):
+        assert cell in row
+    assert report.notes(measured.isel(level=slice(0, 19))) == ""
+    assert report.notes(measured.drop_vars("unreached_classes")) == ""

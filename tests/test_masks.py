@@ -69,3 +69,11 @@ def test_nested():
 def test_a_mask_that_does_not_fit_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         masks.check(change(masks.ones_like(PARAMS)), PARAMS)
+
+
+def test_a_unit_is_reached_only_through_an_unbroken_path():
+    first = jnp.array([[True, False, False], [False, True, False]])
+    second = jnp.array([[True, False, False], [False, False, True], [False, True, True]])
+    assert masks.reached([first]).tolist() == [True, True, False]
+    # The second unit hangs on the third one below it, which nothing reaches.
+    assert masks.reached([first, second]).tolist() == [True, False, True]
