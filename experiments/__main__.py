@@ -1,8 +1,9 @@
-"""``python -m experiments NAME …``: run an experiment by name."""
+"""``python -m experiments NAME …``: run an experiment by name, or gather what they found."""
 
 import importlib
 import sys
 
+from experiments import cli
 from lth_jax.config import fail
 
 EXPERIMENTS = {
@@ -14,19 +15,23 @@ EXPERIMENTS = {
     "supermask": "networks that work untrained, and how small a network must be (document 004)",
     "benchmark": "speed against PyTorch and against the machine's own peak",
 }
+COMMANDS = {"report": "all results on one page, with every claim's verdict, and a summary"}
 
 
 def main() -> None:
     """Hand the rest of the command line to the experiment named first."""
-    names = "\n".join(f"  {name:22} {what}" for name, what in EXPERIMENTS.items())
+    names = "\n".join(f"  {name:22} {what}" for name, what in {**EXPERIMENTS, **COMMANDS}.items())
     usage = f"usage: python -m experiments NAME [--help] [flags]\n\n{names}"
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(usage)
         return
     name, *arguments = sys.argv[1:]
+    if name in COMMANDS:
+        importlib.import_module(f"experiments.{name}.command").main(arguments)
+        return
     if name not in EXPERIMENTS:
-        fail(f"unknown experiment {name!r}; expected one of {', '.join(EXPERIMENTS)}")
-    importlib.import_module(f"experiments.{name}").main(arguments)
+        fail(f"unknown experiment {name!r}; expected one of {', '.join([*EXPERIMENTS, *COMMANDS])}")
+    cli.main(importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT, arguments)
 
 
 if __name__ == "__main__":

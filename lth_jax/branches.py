@@ -61,7 +61,7 @@ class Rules:
     """
 
     recipe: Recipe
-    keep: PyTree[Int[np.ndarray, "levels"]]
+    keep: PyTree[Int[np.ndarray, " levels"]]
     prunable: PyTree[bool]
     one_shot: bool = False
     rewind: Callable[[Params, Params], Params] = rewinding.to_start

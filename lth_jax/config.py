@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,29 @@ def check_choices(config: Any) -> None:
                 raise InputError(f"{flag(field.name)} {entry}: not a finite number")
 
 
+def check_distinct(config: Any, *names: str) -> None:
+    """Check that lists have an entry, and each only once."""
+    for name in names:
+        values = getattr(config, name)
+        require(len(values) > 0, f"{flag(name)}: name at least one")
+        text = ",".join(map(str, values))
+        require(len(set(values)) == len(values), f"{flag(name)} {text}: one is named twice")
+
+
+def check_limits(config: Any, limits: Mapping[str, tuple[int | float, int | float]]) -> None:
+    """Check that numbers, and all entries of lists of them, lie between their least and their most."""
+    for name, (least, most) in limits.items():
+        value = getattr(config, name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            require(least <= entry <= most, f"{flag(name)} {entry}: expected {least:,g} to {most:,g}")
+
+
+def check_printable(texts: Sequence[str]) -> None:
+    """Refuse what a file's name, a log or a terminal would trip over."""
+    for text in texts:
+        require(text.isprintable(), f"{text!r}: holds characters that cannot be printed")
+
+
 def flag(name: str) -> str:
     """A field's name as it is written on the command line."""
     return "--" + name.replace("_", "-")
@@ -135,14 +159,25 @@ def warn(message: str) -> None:
     print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def add_flags(parser: argparse._ActionsContainer, config: type, skip: Sequence[str] = ()) -> None:
-    """A flag for every field of a dataclass, its default left to the presets."""
+def add_flags(
+    parser: argparse._ActionsContainer, config: type, skip: Sequence[str] = (), defaults: bool = False
+) -> None:
+    """A flag for every field of a dataclass, its default left to whoever builds the configuration.
+
+    Args:
+      parser: gets the flags.
+      config: the dataclass.
+      skip: fields that are no flags here.
+      defaults: show the dataclass's own defaults in the help.
+    """
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
         choices = field.metadata.get("choices")
         text = field.metadata.get("help", "") + (f" ({', '.join(choices)})" if choices else "")
+        if defaults and field.default not in ("", ()):
+            text += f" [{_as_text(field.default)}]"
         alone = {"nargs": "?", "const": True} if hints[field.name] is bool else {}  # --flag is --flag true
         parser.add_argument(
             flag(field.name),
@@ -164,6 +199,50 @@ def _guarded(convert: Any) -> Any:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return guarded
+
+
+def from_toml(path: Path, *configs: type) -> dict[str, Any]:
+    """Fields of some dataclasses from a TOML file, each value read as its flag's text would be.
+
+    Args:
+      path: a flat table of fields, named as in ``config.json`` or with hyphens; a tuple's entries as a list,
+        or as a table of ``name = value``.
+      *configs: the dataclasses.
+
+    Raises:
+      InputError: the file cannot be read, has a key that is no field, or a value that its flag would refuse.
+    """
+    hints = {name: kind for config in configs for name, kind in typing.get_type_hints(config).items()}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--config {path}: is no TOML: {str(error)[:200]}") from None
+    given = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            raise InputError(f"--config {path}: unknown key {key!r}; expected some of {', '.join(hints)}")
+        require(name not in given, f"--config {path}: {key} is named twice")
+        try:
+            text = _as_text(value)
+            check_printable([text])
+            given[name] = _converter(hints[name], name)(text)
+        except InputError as error:
+            raise InputError(f"--config {path}: {error}") from None
+    return given
+
+
+def _as_text(value: Any) -> str:
+    """A value as its flag is given it on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={entry}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(_as_text(entry) for entry in value)
+    return str(value)
 
 
 def build(

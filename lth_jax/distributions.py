@@ -28,7 +28,7 @@ from lth_jax.initializers import Scheme
 from lth_jax.masks import path_names
 from lth_jax.types import Mask, Params, PRNGKey
 
-Values = Float[np.ndarray, "values"]
+Values = Float[np.ndarray, " values"]
 GRID = 4001
 """Points at which densities are summed: of a uniform draw's range, 2,000 parts of its bound."""
 
@@ -80,8 +80,8 @@ def kept_values(
 
 
 def keep_probability(
-    x: Float[np.ndarray, "points"], threshold: float, displacement: float, drift: float
-) -> Float[np.ndarray, "points"]:
+    x: Float[np.ndarray, " points"], threshold: float, displacement: float, drift: float
+) -> Float[np.ndarray, " points"]:
     """k: how likely a weight that begins at ``x`` ends beyond the threshold; all in one unit."""
     above = special.ndtr((x + drift - threshold) / displacement)
     return above + special.ndtr((-x - drift - threshold) / displacement)
@@ -111,7 +111,7 @@ def fit(values: Values, scheme: Scheme, fan: tuple[int, int], drifting: bool = T
     counts, _ = np.histogram(np.clip(x, grid[0], grid[-1]), grid)
     seen = counts > 0
 
-    def negative_log_likelihood(p: Float[np.ndarray, "parameters"]) -> float:
+    def negative_log_likelihood(p: Float[np.ndarray, " parameters"]) -> float:
         model = base._replace(threshold=np.exp(p[0]), displacement=np.exp(p[1]), drift=float(np.sum(p[2:])))
         mass = np.diff(_cumulative_on_grid(model))
         return -float(np.sum(counts[seen] * np.log(np.maximum(mass[seen], 1e-300)))) / len(x)
@@ -132,7 +132,7 @@ def mixture(models: Mapping[str, Model], counts: Mapping[str, int]) -> list[tupl
     return [(counts[layer] / total, model) for layer, model in models.items()]
 
 
-def density(parts: Parts, at: Float[np.ndarray, "points"]) -> Float[np.ndarray, "points"]:
+def density(parts: Parts, at: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """p(w) at the given weights, per unit of weight."""
     total = np.zeros_like(at)
     for weight, model in parts:
@@ -144,7 +144,7 @@ def density(parts: Parts, at: Float[np.ndarray, "points"]) -> Float[np.ndarray, 
     return total
 
 
-def cumulative(parts: Parts, at: Float[np.ndarray, "points"]) -> Float[np.ndarray, "points"]:
+def cumulative(parts: Parts, at: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """P(W ≤ w) at the given weights."""
     return sum(
         weight * np.interp(at / model.spread, _grid(model), _cumulative_on_grid(model))
@@ -152,20 +152,20 @@ def cumulative(parts: Parts, at: Float[np.ndarray, "points"]) -> Float[np.ndarra
     )
 
 
-def quantiles(parts: Parts, points: int = 4097) -> Float[np.ndarray, "points"]:
+def quantiles(parts: Parts, points: int = 4097) -> Float[np.ndarray, " points"]:
     """The weights below which a share of 0, 1/(points − 1) … 1 of the distribution lies, as float32."""
     at = np.unique(np.concatenate([_grid(model) * model.spread for _, model in parts]))
     return np.interp(np.linspace(0, 1, points), cumulative(parts, at), at).astype(np.float32)
 
 
-def draw(key: PRNGKey, shape: Sequence[int], table: Float[Array, "points"]) -> Float[Array, "..."]:
+def draw(key: PRNGKey, shape: Sequence[int], table: Float[Array, " points"]) -> Float[Array, "..."]:
     """Independent weights from a distribution given by its quantiles, interpolated linearly."""
     places = jnp.linspace(0, 1, table.shape[0])
     uniform = jax.random.uniform(key, tuple(shape))
     return jnp.interp(uniform.ravel(), places, table).reshape(uniform.shape)
 
 
-def distance(values: Values, other: Float[np.ndarray, "others"] | Callable[[Values], Values]) -> float:
+def distance(values: Values, other: Float[np.ndarray, " others"] | Callable[[Values], Values]) -> float:
     """Kolmogorov–Smirnov statistic: the largest gap, in [0, 1], between two cumulative distributions.
 
     Args:
@@ -187,20 +187,20 @@ def with_signs(params: Params, reference: Params, of: PyTree[bool]) -> Params:
     return jax.tree.map(lambda w, s, yes: jnp.copysign(w, s) if yes else w, params, reference, of)
 
 
-def _grid(model: Model) -> Float[np.ndarray, "points"]:
+def _grid(model: Model) -> Float[np.ndarray, " points"]:
     """Where the initial density is positive, in spreads."""
     middle, reach = model.center / model.spread, REACH[model.kind]
     return np.linspace(middle - reach, middle + reach, GRID)
 
 
-def _unnormalized(model: Model, x: Float[np.ndarray, "points"]) -> Float[np.ndarray, "points"]:
+def _unnormalized(model: Model, x: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """f0(w) k(w) up to a constant, at weights in spreads inside the reach."""
     away = x - model.center / model.spread
     shape = np.ones_like(x) if model.kind == "uniform" else np.exp(-0.5 * away**2)
     return shape * keep_probability(x, model.threshold, model.displacement, model.drift)
 
 
-def _cumulative_on_grid(model: Model) -> Float[np.ndarray, "points"]:
+def _cumulative_on_grid(model: Model) -> Float[np.ndarray, " points"]:
     """P(W ≤ w) on the model's own grid, by the trapezoidal rule."""
     values = _unnormalized(model, _grid(model))
     summed = np.concatenate([[0.0], np.cumsum((values[1:] + values[:-1]) / 2)])

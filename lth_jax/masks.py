@@ -100,7 +100,9 @@ def permute(key: PRNGKey, mask: Mask, of: PyTree[bool]) -> Mask:
     return jax.tree.unflatten(structure, permuted)
 
 
-def connections(mask: Bool[Array, "*window below above"]) -> tuple[Int[Array, "below"], Int[Array, "above"]]:
+def connections(
+    mask: Bool[Array, "*window below above"],
+) -> tuple[Int[Array, " below"], Int[Array, " above"]]:
     """Connections that each unit keeps through one kernel: of the units below it, and of those above it.
 
     A unit is dead when it has none on one side: nothing reaches it, or nothing reads it.
@@ -117,7 +119,7 @@ def connections(mask: Bool[Array, "*window below above"]) -> tuple[Int[Array, "b
     return below, jnp.sum(mask, axis=(*window, mask.ndim - 2), dtype=jnp.int32)
 
 
-def reached(kernels: Sequence[Bool[Array, "_ _"]]) -> Bool[Array, "_"]:
+def reached(kernels: Sequence[Bool[Array, "_ _"]]) -> Bool[Array, " _"]:
     """Which output units of a stack of dense layers some input still influences, through kept weights.
 
     Args:

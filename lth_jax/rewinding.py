@@ -63,7 +63,9 @@ def fresh(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None =
     return initialize(key, shapes, kernels, biases)
 
 
-def at_step(key: PRNGKey, start: Params, data: Split, recipe: Recipe, step: int) -> Params:
+def at_step(
+    key: PRNGKey, start: Params, data: Split, recipe: Recipe, step: int, model_key: PRNGKey | None = None
+) -> Params:
     """θ_k: the dense network after its first ``step`` iterations, to rewind to (Frankle et al. 2020).
 
     Args:
@@ -72,12 +74,14 @@ def at_step(key: PRNGKey, start: Params, data: Split, recipe: Recipe, step: int)
       data: training examples.
       recipe: network, optimizer and batch size; its number of iterations does not matter.
       step: how many iterations; 0 gives θ0.
+      model_key: the model's own noise (dropout), the same as when the dense network is trained whole.
     """
     if step == 0:
         return start
     dense = masks.ones_like(start)
     part = dataclasses.replace(recipe, steps=step, eval_every=step)
-    return train(key, init_state(part, start, {}, dense), dense, data, part)[0].params
+    state = init_state(part, start, {}, dense)
+    return train(key, state, dense, data, part, model_key=model_key)[0].params
 
 
 def resample(

@@ -38,7 +38,7 @@ class Curves(NamedTuple):
     metrics of each named split at that moment.
     """
 
-    batch_loss: Float[Array, "evaluations"]
+    batch_loss: Float[Array, " evaluations"]
     watched: dict[str, Metrics]
 
 
@@ -47,7 +47,8 @@ class Recipe:
     """How a network is trained, apart from its data and where it starts.
 
     ``steps`` is the number of iterations (minibatches); the watched splits are evaluated every
-    ``eval_every`` of them, which must divide ``steps``.
+    ``eval_every`` of them, which must divide ``steps``. Without ``shuffle`` every epoch goes through the
+    examples in the order of the data set.
     """
 
     network: Network
@@ -55,6 +56,7 @@ class Recipe:
     batch_size: int
     steps: int
     eval_every: int
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -108,8 +110,12 @@ def train_step(
     return TrainState(params, collections, opt_state), value
 
 
-def batch_order(key: PRNGKey, examples: int, batch_size: int, steps: int) -> Int[Array, "steps batch_size"]:
+def batch_order(
+    key: PRNGKey, examples: int, batch_size: int, steps: int, shuffle: bool = True
+) -> Int[Array, "steps batch_size"]:
     """Which examples each step sees: a fresh permutation every epoch, its incomplete last batch left out.
+
+    Without ``shuffle`` they come in their own order, every epoch the same.
 
     Raises:
       ValueError: a batch is larger than the data.
@@ -119,7 +125,8 @@ def batch_order(key: PRNGKey, examples: int, batch_size: int, steps: int) -> Int
         raise ValueError(f"batch size {batch_size} is larger than the {examples} training examples")
     epochs = -(-steps // per_epoch)
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))
-    permutations = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys)
+    own = jnp.broadcast_to(jnp.arange(examples), (epochs, examples))
+    permutations = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys) if shuffle else own
     return permutations[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
 
 
@@ -151,7 +158,7 @@ def train(
     """
     watch = dict(watch or {})
     model_key = jax.random.fold_in(key, 2**31 - 1) if model_key is None else model_key
-    order = batch_order(key, data.labels.shape[0], recipe.batch_size, recipe.steps)
+    order = batch_order(key, data.labels.shape[0], recipe.batch_size, recipe.steps, recipe.shuffle)
 
     def step(state: TrainState, inputs: tuple[Array, Array]) -> tuple[TrainState, Array]:
         index, chosen = inputs

@@ -17,7 +17,7 @@ PRNGKey: TypeAlias = Key[Array, ""]
 Shapes: TypeAlias = PyTree[Any]
 """The tree of the parameters with ``jax.ShapeDtypeStruct`` leaves, or the parameters themselves."""
 Images: TypeAlias = UInt8[Array, "examples height width channels"]
-Labels: TypeAlias = Int[Array, "examples"]
+Labels: TypeAlias = Int[Array, " examples"]
 Collections: TypeAlias = PyTree[Any]
 """A Flax module's variables other than its parameters (batch statistics …); ``{}`` when it has none."""
 

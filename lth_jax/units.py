@@ -16,8 +16,8 @@ from lth_jax.types import Mask, Params
 
 Incoming = Float[Array, "inputs units"]
 Outgoing = Float[Array, "units outputs"]
-UnitScores = Float[Array, "units"]
-Alive = Bool[Array, "units"]
+UnitScores = Float[Array, " units"]
+Alive = Bool[Array, " units"]
 UnitCriterion = Callable[[Incoming, Outgoing], UnitScores]
 """The weights into and out of a layer's units to a score for each; the lowest are removed."""
 

@@ -126,14 +126,14 @@ def _kernel(key: PRNGKey, layer: Layers, kind: str, width: int) -> Float[Array, 
     return jnp.where(real, layer.center + layer.spread * sample, 0.0)
 
 
-def _normalise(x: Float[Array, "width"], units: Array) -> tuple[Array, Array]:
+def _normalise(x: Float[Array, " width"], units: Array) -> tuple[Array, Array]:
     """A vector with mean square 1 over its real units, and the logarithm of what the mean square was."""
     square = jnp.sum(x * x) / units
     return x / jnp.sqrt(jnp.where(square > 0, square, 1.0)), jnp.log(square)
 
 
 def propagate(
-    key: PRNGKey, inputs: Float[Array, "inputs"], layers: Layers, kind: str, activation: str, width: int
+    key: PRNGKey, inputs: Float[Array, " inputs"], layers: Layers, kind: str, activation: str, width: int
 ) -> Steps:
     """Draw one network, send one input up and the gradient of its squared output down.
 
@@ -285,13 +285,13 @@ class Agreement(NamedTuple):
     ``typical``: from the slope of the mean of ln variance, that is of the geometric mean.
     """
 
-    mean_ratio: Float[np.ndarray, "networks"]
+    mean_ratio: Float[np.ndarray, " networks"]
     mean_variance: float
     typical: float
 
 
 def agreement(
-    log_variances: Num[np.ndarray, "networks layers"], predicted: Num[np.ndarray, "layers"]
+    log_variances: Num[np.ndarray, "networks layers"], predicted: Num[np.ndarray, " layers"]
 ) -> Agreement:
     """Compare measured logarithms of variances with predicted ones, layer after layer in the given order.
 
@@ -311,7 +311,7 @@ def agreement(
     return Agreement(per_network, *(float(np.expm1(slope(line))) for line in (of_mean, of_log)))
 
 
-def slope(line: Float[np.ndarray, "layers"]) -> float:
+def slope(line: Float[np.ndarray, " layers"]) -> float:
     """Least-squares slope per layer."""
     layer = np.arange(len(line)) - (len(line) - 1) / 2
     return float(np.sum(layer * line) / np.sum(layer**2))

@@ -1,6 +1,9 @@
-"""Shared by all tests: two host devices, shapes checked at run time, tiny data and a tiny network."""
+"""Shared by all tests: two host devices, shapes checked at run time, tiny data, a tally of faults."""
 
+import collections
 import os
+import re
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -32,3 +35,49 @@ def make_digits():
 def digits():
     """A tiny data set."""
     return make_digits()
+
+
+# Faults survived and inputs refused, counted where they are and summed over all processes of a test run. A
+# whole run that counts fewer than README says fails.
+
+TALLY = collections.Counter()
+README = {
+    "kills survived": r"(\d+) kills",
+    "damaged files survived": r"(\d+) damaged files",
+    "malformed inputs refused": r"(\d+) malformed inputs",
+}
+
+
+@pytest.fixture
+def tally(record_property):
+    """Call it with a name of ``README`` and how many more."""
+
+    def add(name, more=1):
+        assert name in README
+        record_property(name, more)
+
+    return add
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and report.passed:
+        for name, more in report.user_properties:
+            TALLY[name] += more
+
+
+def pytest_sessionfinish(session):
+    whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    selected = session.config.option.keyword or session.config.option.markexpr
+    if hasattr(session.config, "workerinput") or not whole or selected or session.testsfailed:
+        return
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    said = {name: int(re.search(pattern, text)[1]) for name, pattern in README.items()}
+    if any(TALLY[name] < number for name, number in said.items()):
+        print(f"README says {said}, counted were {dict(TALLY)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TALLY:
+        terminalreporter.section("survived and refused")
+        terminalreporter.line(", ".join(f"{number} {name}" for name, number in sorted(TALLY.items())))

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from idx import TRAIN, write_idx
 
 import experiments.__main__
 from experiments import cli
-from experiments import init_comparison as e1
+from experiments.init_comparison import experiment as e1
 from lth_jax import config, data, initializers, locks
 
 EMBEDDED = ["--dataset", "mnist-5k"]
@@ -96,7 +97,7 @@ def tree_of(folder):
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
+def refused(tmp_path, monkeypatch, capsys, tally):
     """Call it with a command line: its one line of error, once it is sure that nothing was written."""
     monkeypatch.chdir(tmp_path)
 
@@ -112,6 +113,7 @@ def refused(tmp_path, monkeypatch, capsys):
         assert lines[0].startswith("error: ")
         assert "Traceback" not in printed.out
         assert tree_of(tmp_path) == before
+        tally("malformed inputs refused")
         return lines[0]
 
     return call
@@ -137,20 +139,6 @@ def test_a_wrong_command_line_is_named(refused, named, arguments):
 # Data
 
 
-def idx(array):
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_mnist(folder):
-    """MNIST's four files with 30 and 20 examples."""
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for split, count in (("train", 30), ("t10k", 20)):
-        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
-        (folder / f"{split}-images-idx3-ubyte").write_bytes(idx(images))
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(idx(np.arange(count, dtype=np.uint8) % 10))
-
-
 def zipped(content):
     return gzip.compress(content, mtime=0)
 
@@ -163,7 +151,7 @@ def patched(position, *values):
     return lambda content: content[:position] + bytes(values) + content[position + len(values) :]
 
 
-BOMB = zipped(struct.pack(">HBB3I", 0, 8, 3, 30, 28, 28) + bytes(50_000_000))
+BOMB = zipped(struct.pack(">HBB3I", 0, 8, 3, TRAIN, 28, 28) + bytes(50_000_000))
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 # A file's content to a damaged one's, for images and labels alike.
@@ -186,8 +174,8 @@ DAMAGE = {
     "rank 255": patched(3, 255),
     "no examples": patched(4, 0, 0, 0, 0),
     "four billion examples": patched(4, 255, 255, 255, 255),
-    "an example too many": patched(7, 31),
-    "an example too few": patched(7, 29),
+    "an example too many": patched(7, TRAIN + 1),
+    "an example too few": patched(7, TRAIN - 1),
     "text": lambda content: b"5,0,0,0\n" * 100,
     "a picture": lambda content: b"\x89PNG\r\n\x1a\n" + content,
     "gzip, truncated": lambda content: zipped(content)[:-20],
@@ -199,9 +187,9 @@ DAMAGE = {
 }
 REFUSED_DATA = [(file, kind, damage) for file in (IMAGES, LABELS) for kind, damage in DAMAGE.items()]
 REFUSED_DATA += [
-    (IMAGES, "27 rows", header(8, 3, 30, 27, 28)),
-    (IMAGES, "transposed sizes", header(8, 3, 28, 28, 30)),
-    (IMAGES, "no columns", header(8, 3, 30, 28, 0)),
+    (IMAGES, "27 rows", header(8, 3, TRAIN, 27, 28)),
+    (IMAGES, "transposed sizes", header(8, 3, 28, 28, TRAIN)),
+    (IMAGES, "no columns", header(8, 3, TRAIN, 28, 0)),
     (IMAGES, "an overflowing size", header(8, 3, 2**31, 2**16, 2**17)),
     (IMAGES, "a gzip bomb", lambda content: BOMB),
     (LABELS, "label 10", patched(8, 10)),
@@ -215,7 +203,7 @@ REFUSED_DATA += [
     ("file", "kind", "damage"), REFUSED_DATA, ids=lambda part: part if isinstance(part, str) else ""
 )
 def test_a_damaged_data_file_is_named(refused, tmp_path, file, kind, damage):
-    write_mnist(tmp_path / "digits")
+    write_idx(tmp_path / "digits")
     path = tmp_path / "digits" / file
     path.write_bytes(damage(path.read_bytes()))
     line = refused(["init_comparison", "--dataset", "mnist", "--data-dir", "digits", "--out", "new"])
@@ -224,7 +212,7 @@ def test_a_damaged_data_file_is_named(refused, tmp_path, file, kind, damage):
 
 @pytest.mark.parametrize("file", [IMAGES, LABELS, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 def test_a_missing_data_file_is_named(refused, tmp_path, file):
-    write_mnist(tmp_path / "digits")
+    write_idx(tmp_path / "digits")
     (tmp_path / "digits" / file).unlink()
     assert file in refused(["init_comparison", "--dataset", "mnist", "--data-dir", "digits"])
 

@@ -5,8 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_jax, benchmark_report, benchmark_workers, cli
-from experiments import benchmark_cases as cases
+from experiments import cli
+from experiments.benchmark import cases
+from experiments.benchmark import (
+    experiment as benchmark,
+)
+from experiments.benchmark import (
+    on_jax as benchmark_jax,
+)
+from experiments.benchmark import (
+    report as benchmark_report,
+)
+from experiments.benchmark import (
+    workers as benchmark_workers,
+)
 from lth_jax.config import InputError
 
 DENSE = cases.Case(cases.OURS, cases.MLP, batch=60)
@@ -97,7 +109,7 @@ def finished(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: object())
     out = tmp_path / "out"
     flags = ["--runs", "1,11", "--widths", "1", "--batches", "60", "--lenet5-runs", "2", "--repeats", "3"]
-    benchmark.main([*flags, "--out", str(out)])
+    cli.main(benchmark.EXPERIMENT, [*flags, "--out", str(out)])
     return out
 
 
@@ -143,8 +155,9 @@ def test_the_targets_are_judged(finished):
 def test_slower_than_the_target_is_not_supported(monkeypatch, finished):
     monkeypatch.setitem(RATES, cases.PRODUCT, 1.2e11)  # 56 % of the peak
     slower = finished.with_name("slower")
-    benchmark.main(
-        ["--runs", "11", "--widths", "1", "--batches", "60", "--lenet5-runs", "", "--out", str(slower)]
+    cli.main(
+        benchmark.EXPERIMENT,
+        ["--runs", "11", "--widths", "1", "--batches", "60", "--lenet5-runs", "", "--out", str(slower)],
     )
     claims = (slower / "claims.csv").read_text()
     assert ",contradicted," in next(line for line in claims.splitlines() if line.startswith("mlp_peak"))
@@ -153,7 +166,7 @@ def test_slower_than_the_target_is_not_supported(monkeypatch, finished):
 def test_without_pytorch_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "measure_group", invented)
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
-    benchmark.main(["--out", str(tmp_path / "out")])
+    cli.main(benchmark.EXPERIMENT, ["--out", str(tmp_path / "out")])
     assert "PyTorch is not installed" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert not {case["side"] for case in written["cases"]} & set(cases.TORCH)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from idx import TRAIN, digits, idx_bytes, write_idx
 from PIL import Image
 
 from lth_jax import data, data_formats
@@ -25,7 +26,6 @@ from lth_jax.data import DataError
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LTH_TEST_DATA", ROOT.parent / "shared" / "data"))
 TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
-TRAIN, TEST = 60, 20
 
 
 @pytest.fixture(autouse=True)
@@ -40,29 +40,6 @@ def nothing_of_this_machine(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name)
     )
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def digits(seed: int = 0) -> data_formats.Arrays:
-    """Small stand-ins for MNIST's four files, pictures [n, 28, 28]."""
-    rng = np.random.default_rng(seed)
-    halves = []
-    for count in (TRAIN, TEST):
-        halves += [rng.integers(0, 256, (count, 28, 28)), np.arange(count) % 10]
-    return data_formats.Arrays(*(half.astype(np.uint8) for half in halves))
-
-
-def write_idx(folder: Path, seed: int = 0, ending: str = "", dotted: bool = False) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, array in digits(seed)._asdict().items():
-        stem = data_formats.IDX_STEMS[part]
-        content = idx_bytes(array)
-        name = (stem.replace("-idx", ".idx") if dotted else stem) + ending
-        (folder / name).write_bytes(gzip.compress(content, 1) if ending else content)
-    return folder
 
 
 def write_cifar(folder: Path, images: np.ndarray | None = None) -> Path:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import benchmark, init_comparison
+from experiments import cli
+from experiments.benchmark import experiment as benchmark
+from experiments.init_comparison import experiment as init_comparison
 from lth_jax import parallel, processes
 from lth_jax.config import InputError
 
@@ -65,7 +67,7 @@ def test_two_processes_get_the_arrays_of_one(tmp_path, capsys):
     assert "report:" in first.stdout
     assert "level" not in second.stdout
 
-    init_comparison.main([*FLAGS, "--out", str(alone)])
+    cli.main(init_comparison.EXPERIMENT, [*FLAGS, "--out", str(alone)])
     ours, theirs = (xr.load_dataset(folder / "results.nc") for folder in (together, alone))
     assert dict(ours.sizes) == {"method": 1, "seed": 3, "level": 2}
     np.testing.assert_array_equal(ours["kept"], theirs["kept"])
@@ -88,7 +90,7 @@ def test_two_processes_get_the_arrays_of_one(tmp_path, capsys):
 
 def test_without_a_cluster_one_line_says_so(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        init_comparison.main([*FLAGS, "--distributed", "--out", str(tmp_path / "out")])
+        cli.main(init_comparison.EXPERIMENT, [*FLAGS, "--distributed", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "--distributed: the other processes cannot be found" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -96,7 +98,7 @@ def test_without_a_cluster_one_line_says_so(tmp_path, capsys):
 
 def test_an_experiment_for_one_process_refuses(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["--distributed", "--out", str(tmp_path / "out")])
+        cli.main(benchmark.EXPERIMENT, ["--distributed", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "--distributed: benchmark runs in one process" in capsys.readouterr().err
 

@@ -123,7 +123,7 @@ SPLITS = {
 
 
 @pytest.fixture
-def refused(monkeypatch):
+def refused(monkeypatch, tally):
     """Call it with what ``lottery.play`` is given: its error, once it is sure that nothing was compiled."""
 
     def call(runs, train, test, plan=PLAN):
@@ -131,6 +131,7 @@ def refused(monkeypatch):
             patched.setattr(parallel, "map_runs", None)  # the way to the compiler
             with pytest.raises(ValueError) as raised:  # noqa: PT011 (the caller looks at its text)
                 next(lottery.play(runs, train, {"test": test}, plan, 2))
+        tally("malformed inputs refused")
         return " ".join(str(raised.value).split())
 
     return call

@@ -86,7 +86,7 @@ def one_line(printed, start="error: "):
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_random_moments_a_run_loses_nothing(run, undisturbed, tmp_path, kills):
+def test_killed_at_random_moments_a_run_loses_nothing(run, undisturbed, tmp_path, tally, kills):
     _, whole, _ = run(tmp_path / "again")
     moments, survived, folder = np.random.default_rng(kills), 0, tmp_path / "0"
     while survived < kills:
@@ -98,9 +98,12 @@ def test_killed_at_random_moments_a_run_loses_nothing(run, undisturbed, tmp_path
             folder = tmp_path / str(survived)
     assert run(folder)[0] == 0
     assert_same(folder, undisturbed)
+    tally("kills survived", kills)
 
 
-def test_killed_before_any_file_operation_of_a_save_a_whole_checkpoint_is_newest(run, tmp_path, capsys):
+def test_killed_before_any_file_operation_of_a_save_a_whole_checkpoint_is_newest(
+    run, tmp_path, tally, capsys
+):
     folder, saved, operation, code = tmp_path / "checkpoints", 0, 0, -9
     while code == -9 or saved < 4:  # the first saves find no older checkpoint to remove
         operation += 1
@@ -117,6 +120,7 @@ def test_killed_before_any_file_operation_of_a_save_a_whole_checkpoint_is_newest
     assert operation > 20
     assert capsys.readouterr().err == ""  # no checkpoint was ever found damaged
     assert {path.name for path in folder.iterdir()} == {str(saved - 1), str(saved)}
+    tally("kills survived", operation - 1)
 
 
 # Stopped
@@ -164,7 +168,7 @@ def truncate(path):
 DAMAGE = {"flipped": flip, "truncated": truncate, "gone": Path.unlink, "emptied": lambda p: os.truncate(p, 0)}
 
 
-def test_a_checkpoint_with_any_file_damaged_is_named_and_left_out(tmp_path, capsys):
+def test_a_checkpoint_with_any_file_damaged_is_named_and_left_out(tmp_path, tally, capsys):
     folder, damaged = tmp_path / "whole", 0
     for finished in (1, 2, 3):
         checkpoints.save(folder, finished, small_tree(finished))
@@ -186,10 +190,11 @@ def test_a_checkpoint_with_any_file_damaged_is_named_and_left_out(tmp_path, caps
             np.testing.assert_array_equal(tree["runs"]["mask"], small_tree(2)["runs"]["mask"])
             assert f"checkpoint {copy / '3'} is damaged" in one_line(found, "warning: ")
     assert damaged >= 31
+    tally("damaged files survived", damaged)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_results_are_made_again_from_the_checkpoint(run, undisturbed, tmp_path, damage):
+def test_damaged_results_are_made_again_from_the_checkpoint(run, undisturbed, tmp_path, tally, damage):
     folder = shutil.copytree(undisturbed, tmp_path / "run")
     damage(folder / "results.nc")
     with pytest.raises(InputError, match=r"results\.nc"):
@@ -200,10 +205,11 @@ def test_damaged_results_are_made_again_from_the_checkpoint(run, undisturbed, tm
         assert "results.nc is damaged" in one_line(printed, "warning: ")
     assert "resumed after level 4/4" in printed
     assert_same(folder, undisturbed)
+    tally("damaged files survived")
 
 
 @pytest.mark.parametrize("numbers", [(4,), (4, 3)])
-def test_a_run_goes_on_from_the_checkpoint_before_the_damaged(run, undisturbed, tmp_path, numbers):
+def test_a_run_goes_on_from_the_checkpoint_before_the_damaged(run, undisturbed, tmp_path, tally, numbers):
     folder = shutil.copytree(undisturbed, tmp_path / "run")
     (folder / "results.nc").unlink()
     for number in numbers:
@@ -214,6 +220,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_damaged(run, undisturbed, 
     assert ("resumed after level 3/4" in printed) == (numbers == (4,))
     assert_same(folder, undisturbed)
     assert checkpoints.numbers(folder / "checkpoints")[0] == 4
+    tally("damaged files survived", len(numbers))
 
 
 def test_checkpoints_of_the_version_without_digests_are_read(tmp_path, capsys):

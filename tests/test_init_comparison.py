@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import init_comparison as e1
-from experiments import init_comparison_claims as claims
-from experiments import init_comparison_report as report
+from experiments import cli
+from experiments.init_comparison import claims, report
+from experiments.init_comparison import experiment as e1
 from lth_jax import initializers, results, sweep
 from lth_jax.keys import stream
 
@@ -20,7 +20,7 @@ TINY += ["--methods", "xavier_uniform,kaiming_normal"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    e1.main([*TINY, "--out", str(folder)])
+    cli.main(e1.EXPERIMENT, [*TINY, "--out", str(folder)])
     return folder
 
 
@@ -47,7 +47,7 @@ def test_results_open_with_plain_xarray(finished):
 
 def test_one_seed_alone_gives_the_sweeps_numbers(finished, tmp_path):
     alone = [*TINY, "--seeds", "43", "--out", str(tmp_path / "alone")]
-    e1.main(alone)
+    cli.main(e1.EXPERIMENT, alone)
     one, whole = (results.load(folder / "results.nc") for folder in (tmp_path / "alone", finished))
     # 1,000 test images: rounding in another order of sums may turn one or two of them.
     np.testing.assert_allclose(one["test_accuracy"][:, 0], whole["test_accuracy"].sel(seed=43), atol=0.004)
@@ -71,9 +71,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch)
         with monkeypatch.context() as patched:
             patched.setattr(sweep.checkpoints, "save", stop_after(levels))
             with pytest.raises(Stopped):
-                e1.main([*TINY, "--out", str(folder)])
+                cli.main(e1.EXPERIMENT, [*TINY, "--out", str(folder)])
         assert not (folder / "results.nc").exists()
-    e1.main([*TINY, "--out", str(folder)])
+    cli.main(e1.EXPERIMENT, [*TINY, "--out", str(folder)])
     xr.testing.assert_identical(
         results.load(folder / "results.nc").drop_attrs(), results.load(finished / "results.nc").drop_attrs()
     )

@@ -9,10 +9,18 @@ import pytest
 import xarray as xr
 from conftest import make_digits
 
-from experiments import mnist_tickets, mnist_tickets_claims, mnist_tickets_figures
-from experiments import mnist_tickets_config as configuration
-from experiments import mnist_tickets_measures as measures
-from experiments import mnist_tickets_parts as parts
+from experiments import cli
+from experiments.mnist_tickets import (
+    claims as mnist_tickets_claims,
+)
+from experiments.mnist_tickets import config as configuration
+from experiments.mnist_tickets import (
+    experiment as mnist_tickets,
+)
+from experiments.mnist_tickets import (
+    figures as mnist_tickets_figures,
+)
+from experiments.mnist_tickets import measures, parts
 from lth_jax import branches, data, initializers, results
 from lth_jax.config import InputError
 
@@ -299,7 +307,7 @@ def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, cap
     for name, value in flags.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         arguments += ["--" + name.replace("_", "-"), text]
-    mnist_tickets.main(arguments)
+    cli.main(mnist_tickets.EXPERIMENT, arguments)
     measured = results.load(out / results.RESULTS)
     assert measured["arm"].values.tolist() == ["one_shot", "reinit:0", "reinit:1", "late"]
     assert dict(measured["validation_loss"].sizes) == {"arm": 4, "seed": 2, "level": 2, "iteration": 2}
@@ -309,7 +317,7 @@ def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, cap
     np.testing.assert_allclose(measured["kept"].isel(level=1), (77 + 24 + 18) / 146, rtol=1e-6)
     assert "level 2/2" in capsys.readouterr().out
     (out / results.RESULTS).unlink()
-    mnist_tickets.main(arguments)
+    cli.main(mnist_tickets.EXPERIMENT, arguments)
     assert "resumed after level 2/2" in capsys.readouterr().out
     again = results.load(out / results.RESULTS)
     np.testing.assert_array_equal(again["validation_loss"], measured["validation_loss"])

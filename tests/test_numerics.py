@@ -14,7 +14,8 @@ import pytest
 import xarray as xr
 from conftest import make_digits
 
-from experiments import init_comparison as e1
+from experiments import cli
+from experiments.init_comparison import experiment as e1
 from lth_jax import initializers, lottery, masks, models, parallel, pruning, results, training
 from lth_jax.keys import stream
 
@@ -208,7 +209,10 @@ def test_a_network_of_nan_has_no_accuracy(digits):
 
 def test_a_run_whose_seeds_all_diverge_ends_with_their_names(tmp_path, capsys):
     arguments = ["--levels", "2", "--epochs-per-level", "1", "--hidden", "4", "--methods", "xavier_uniform"]
-    e1.main([*arguments, "--seeds", "42-43", "--learning-rate", "1e30", "--out", str(tmp_path / "run")])
+    cli.main(
+        e1.EXPERIMENT,
+        [*arguments, "--seeds", "42-43", "--learning-rate", "1e30", "--out", str(tmp_path / "run")],
+    )
     with xr.open_dataset(tmp_path / "run" / "results.nc") as measured:
         assert measured["diverged"].dtype == bool
         assert bool(measured["diverged"].all())

@@ -11,8 +11,23 @@ import optax
 import pytest
 import xarray as xr
 
-from experiments import supermask, supermask_claims, supermask_grid, supermask_recipe, supermask_report
-from experiments.supermask_config import Config, is_document
+from experiments import cli
+from experiments.supermask import (
+    claims as supermask_claims,
+)
+from experiments.supermask import (
+    experiment as supermask,
+)
+from experiments.supermask import (
+    grid as supermask_grid,
+)
+from experiments.supermask import (
+    recipe as supermask_recipe,
+)
+from experiments.supermask import (
+    report as supermask_report,
+)
+from experiments.supermask.config import Config, is_document
 from lth_jax import initializers, masks, models, results, rewinding, training
 from lth_jax.config import InputError
 from lth_jax.keys import stream
@@ -269,9 +284,9 @@ def test_from_command_to_report_and_back(tmp_path, capsys):
     }
     arguments = ["--dataset", "mnist-5k", "--out", str(out)]
     for name, value in options.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
         arguments += [f"--{name.replace('_', '-')}", text]
-    supermask.main(arguments)
+    cli.main(supermask.EXPERIMENT, arguments)
     assert "Table 1" in capsys.readouterr().out
     measured = results.load(out / results.RESULTS)
     assert measured["validation_loss"].dims == ("network", "seed", "iteration")
@@ -296,7 +311,7 @@ def test_from_command_to_report_and_back(tmp_path, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
     (out / results.RESULTS).unlink()
     (steps / "thresholds.nc").unlink()
-    supermask.main(arguments)
+    cli.main(supermask.EXPERIMENT, arguments)
     after = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
     assert {name for name in before if before[name] != after[name]} <= {
         "thresholds.nc",

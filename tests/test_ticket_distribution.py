@@ -9,25 +9,22 @@ import pytest
 import xarray as xr
 
 from experiments import cli
-from experiments import ticket_distribution as e2
-from experiments import ticket_distribution_claims as claims
-from experiments import ticket_distribution_networks as networks
-from experiments import ticket_distribution_report as report
-from experiments import ticket_distribution_weights as weights
-from experiments.ticket_distribution_config import Config, names, presets
+from experiments.ticket_distribution import claims, networks, report, weights
+from experiments.ticket_distribution import experiment as e2
+from experiments.ticket_distribution.config import Config, names, presets
 from lth_jax import config as configs
 from lth_jax import distributions, initializers, masks, models, results, sweep
 from lth_jax.config import InputError
 
 TINY = ["--seeds", "42-43", "--epochs", "2", "--epochs-per-level", "1", "--batch-size", "100"]
-TINY += ["--hidden", "16", "--prunings", "1,2"]
+TINY += ["--hidden", "16", "--prunings", "2,10"]
 SMALL = Config(hidden=(12,), prunings=(1, 2), seeds=(3,))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    e2.main([*TINY, "--out", str(folder)])
+    cli.main(e2.EXPERIMENT, [*TINY, "--out", str(folder)])
     return folder
 
 
@@ -341,9 +338,10 @@ def test_impossible_configurations_name_their_flag(wrong, flag):
 def test_results_have_named_dimensions_and_exact_sizes(finished):
     with xr.open_dataset(finished / "results.nc") as measured:
         assert dict(measured["test_accuracy"].sizes) == {"network": 13, "seed": 2, "epoch": 2}
-        assert measured["network"].values[:3].tolist() == ["full", "pruned-1", "reinit-1"]
+        assert measured["network"].values[:3].tolist() == ["full", "pruned-2", "reinit-2"]
+        assert measured["prunings"].values.tolist() == [2, 10]
         # 784·16 + 16·10 = 12,704 weights; round(0.2 n) of each layer go at a pruning.
-        kept = {"full": 1.0, "remask-1": 10163 / 12704, "signed-2": 8130 / 12704, "full_dn-2": 1.0}
+        kept = {"full": 1.0, "remask-2": 8130 / 12704, "signed-2": 8130 / 12704, "full_dn-10": 1.0}
         for name, share in kept.items():
             np.testing.assert_allclose(measured["kept"].sel(network=name), share, rtol=1e-6)
         np.testing.assert_array_equal(measured["kept_weights"].sel(prunings=2), [[8028, 102]] * 2)
@@ -387,6 +385,6 @@ def test_a_stopped_run_resumes_to_the_same_numbers(finished, tmp_path, monkeypat
                 cli.main(unseen, arguments)
     cli.main(unseen, arguments)
     ours, theirs = (results.load(folder / "results.nc").drop_attrs() for folder in (out, finished))
-    theirs = theirs.sel(network=["full", "pruned-1", "pruned-2"])
+    theirs = theirs.sel(network=["full", "pruned-2", "pruned-10"])
     xr.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2.5e-3)
     xr.testing.assert_identical(ours["kept"], theirs["kept"])

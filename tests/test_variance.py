@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from experiments import variance_propagation, variance_propagation_claims, variance_propagation_training
+from experiments import cli
+from experiments.variance_propagation import (
+    claims as variance_propagation_claims,
+)
+from experiments.variance_propagation import (
+    experiment as variance_propagation,
+)
+from experiments.variance_propagation import (
+    training as variance_propagation_training,
+)
 from lth_jax import initializers, models, variance
 from lth_jax.keys import stream
 from lth_jax.types import Split
@@ -271,7 +280,7 @@ TINY = [
 
 def test_the_experiment_writes_labelled_results(tmp_path):
     folder = tmp_path / "run"
-    variance_propagation.main([*TINY, "--out", str(folder)])
+    cli.main(variance_propagation.EXPERIMENT, [*TINY, "--out", str(folder)])
     with xr.open_dataset(folder / "results.nc") as measured:
         assert measured["forward_log10_variance"].sizes == {"weight_variance": 2, "seed": 6, "layer": 12}
         assert measured["scheme_backward_log10_variance"].dims[:3] == ("activation", "scheme", "scheme_seed")
@@ -320,7 +329,7 @@ def test_a_part_already_measured_is_read_back(tmp_path):
 )
 def test_wrong_input_is_one_line(flags, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
-        variance_propagation.main([*flags.split(), "--out", str(tmp_path / "run")])
+        cli.main(variance_propagation.EXPERIMENT, [*flags.split(), "--out", str(tmp_path / "run")])
     assert exit_.value.code == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

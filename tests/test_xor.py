@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import xor, xor_claims
+from experiments import cli
+from experiments.xor import claims as xor_claims
+from experiments.xor import experiment as xor
 from lth_jax import masks, results, units
 from lth_jax.config import InputError
 
@@ -149,7 +151,7 @@ def test_impossible_configurations_name_their_flag(wrong, flag):
 def test_from_command_to_report(tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["--networks", "6", "--steps", "40", "--sizes", "10,4,2", "--out", str(out)]
-    xor.main(arguments)
+    cli.main(xor.EXPERIMENT, arguments)
     assert "(49.1," in capsys.readouterr().out, "the published cell stands beside ours"
     measured = results.load(out / results.RESULTS)
     assert dict(measured["logit"].sizes) == {"network": 6, "strategy": 5, "units": 3, "point": 4}
@@ -157,5 +159,5 @@ def test_from_command_to_report(tmp_path, capsys):
     report = (out / results.REPORT).read_text()
     assert "2 units left by iterative pruning beat 2 random units (strict)" in report
     written = (out / results.RESULTS).stat().st_mtime_ns
-    xor.main(arguments)
+    cli.main(xor.EXPERIMENT, arguments)
     assert (out / results.RESULTS).stat().st_mtime_ns == written, "a finished run is not trained again"

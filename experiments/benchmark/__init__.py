@@ -1,0 +1,1 @@
+"""Speed against PyTorch and against the machine's own peak."""

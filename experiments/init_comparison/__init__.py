@@ -1,0 +1,1 @@
+"""E1: initializations compared for finding tickets (document 000)."""

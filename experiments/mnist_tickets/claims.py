@@ -1,0 +1,231 @@
+"""What document 002 (v1) and the ICLR 2019 version claim of E4, as data, and the values that judge it.
+
+Times are compared as logarithms of the early-stop iteration, accuracies (points) at that iteration, both
+paired by trial, controls averaged over their networks in a trial. A claim is judged where a part has trained
+what it speaks of. Two sets of published numbers: ``ICLR 2019``, whose protocol this is, and ``002``, whose
+optimizer, batch size and definition of convergence are not known.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from experiments.mnist_tickets import measures
+from experiments.mnist_tickets.measures import Reading
+from lth_jax.stats import Claim, Verdict, judge_all
+
+Sample = tuple[Claim, np.ndarray, np.ndarray]
+Cell = tuple
+"""A family, then the fraction kept, or the lowest and the highest whose levels are averaged."""
+
+SAME_POINTS = 0.1
+"""Accuracy points within which networks are as good as each other: the dense networks' spread over seeds."""
+SAME_TIME = float(np.log(1.1))
+"""Times within a tenth of each other are the same."""
+TIME, POINTS = "ln(iterations)", "accuracy points"
+ICLR = "ICLR 2019"
+
+
+class Row(NamedTuple):
+    """A claim about ``measure`` (``stop`` or ``accuracy``) in two cells; ``part`` if only one part serves."""
+
+    claim: Claim
+    measure: str
+    first: Cell
+    second: Cell
+    part: str = ""
+
+
+def sooner(name: str, source: str, text: str, published: str, late: Cell, soon: Cell, part: str = "") -> Row:
+    """A claim that one cell stops before another."""
+    return Row(Claim(name, source, text, published, "greater", unit=TIME), "stop", late, soon, part)
+
+
+def better(name: str, source: str, text: str, published: str, good: Cell, bad: Cell) -> Row:
+    """A claim that one cell is more accurate than another."""
+    return Row(Claim(name, source, text, published, "greater", unit=POINTS), "accuracy", good, bad)
+
+
+def same(name: str, source: str, text: str, published: str, measure: str, cell: Cell, other: Cell) -> Row:
+    """A claim that two cells are alike in time or in accuracy."""
+    margin, unit = (SAME_TIME, TIME) if measure == "stop" else (SAME_POINTS, POINTS)
+    return Row(Claim(name, source, text, published, "equal", margin, unit), measure, cell, other)
+
+
+DENSE, DENSE_ONCE = ("iterative", 1.0), ("one_shot", 1.0)
+SMALL = (0.0, 0.06)
+# fmt: off
+ROWS = (
+    # Iterative pruning, ICLR 2019.
+    sooner("ticket-sooner-21", ICLR, "at 21 % tickets stop sooner than dense networks",
+           "38 % sooner; in a 5-seed reproduction 21 % (47, 0, −3, 45, 18 %)", DENSE, ("iterative", 0.211)),
+    better("ticket-better-13.5", ICLR, "at 13.5 % tickets are more accurate than dense networks",
+           "more than 0.3 points", ("iterative", 0.135), DENSE),
+    Row(Claim("ticket-as-dense-3.6", ICLR, "at 3.6 % tickets are as accurate as dense ones",
+              "back to the dense accuracy", "at_least", SAME_POINTS),
+        "accuracy", ("iterative", 0.036), DENSE),
+    better("ticket-drops-2.9", ICLR, "at 2.9 % tickets are less accurate than dense networks",
+           "drop off", DENSE, ("iterative", 0.029)),
+    sooner("ticket-sooner-than-reinit-21", ICLR, "at 21 % tickets stop sooner than reinit",
+           "2.51 times sooner", ("reinit", 0.211), ("iterative", 0.211)),
+    better("ticket-better-than-reinit-21", ICLR, "at 21 % tickets are more accurate than reinit",
+           "0.5 points", ("iterative", 0.211), ("reinit", 0.211)),
+    better("reinit-drops-21", ICLR, "at 21 % reinit is less accurate than dense networks",
+           "drops off", DENSE, ("reinit", 0.211)),
+    # Iterative pruning, v1.
+    same("v1-ticket-as-fast-1.8", "002 §4", "at 1.8 % tickets stop when dense networks do",
+         "back to the dense convergence time", "stop", ("iterative", 0.018), DENSE),
+    same("v1-ticket-as-dense-1.8", "002 §4", "at 1.8 % tickets are as accurate as dense networks",
+         "matches the original", "accuracy", ("iterative", 0.018), DENSE),
+    better("v1-ticket-drops-1.5", "002 §4", "at 1.5 % tickets are less accurate than dense networks",
+           "drop off", DENSE, ("iterative", 0.015)),
+    better("v1-reinit-drops-37", "002 §4", "at 37 % control 1 (reinit) is less accurate than dense networks",
+           "begins to drop off", DENSE, ("reinit", 0.37)),
+    better("v1-rearrange-drops-52", "002 §4", "at 52 % control 2 (rearrange) is less accurate than dense",
+           "begins to drop off", DENSE, ("rearrange", 0.52)),
+    # One-shot pruning.
+    sooner("one-shot-sooner", ICLR, "from 67.5 to 17.6 % one-shot tickets stop sooner than dense networks",
+           "sooner", DENSE_ONCE, ("one_shot", 0.176, 0.675)),
+    better("one-shot-better", ICLR, "from 95 to 5.17 % one-shot tickets are more accurate than dense",
+           "more accurate", ("one_shot", 0.0517, 0.95), DENSE_ONCE),
+    sooner("v1-one-shot-sooner", "002 §3", "from 75 to 25 % one-shot tickets stop sooner than dense networks",
+           "by at least 25 %", DENSE_ONCE, ("one_shot", 0.25, 0.75)),
+    Row(Claim("v1-one-shot-as-dense", "002 §3", "from 75 to 25 % one-shot tickets are as accurate as dense",
+              "within 0.15 %", "equal", 0.15), "accuracy", ("one_shot", 0.25, 0.75), DENSE_ONCE),
+    better("v1-one-shot-drops-15", "002 §4", "at 15 % one-shot tickets are less accurate than dense networks",
+           "begin to drop off", DENSE_ONCE, ("one_shot", 0.15)),
+    sooner("v1-one-shot-slow-5", "002 §4", "at 5 % one-shot tickets stop later than dense networks",
+           "back to the dense time between 10 and 5 %", ("one_shot", 0.05), DENSE_ONCE),
+    sooner("v1-one-shot-sooner-than-reinit-35", "002 §3", "at 35 % one-shot tickets stop sooner than reinit",
+           "1.91 times as fast", ("reinit", 0.35), ("one_shot", 0.35), "one_shot"),
+    sooner("v1-one-shot-sooner-than-reinit-25", "002 §3", "at 25 % one-shot tickets stop sooner than reinit",
+           "2.28 times as fast", ("reinit", 0.25), ("one_shot", 0.25), "one_shot"),
+    same("v1-controls-alike", "002 §3", "both controls stop at the same time, mean over all sizes",
+         "approximately the same trend", "stop", ("rearrange", 0.0, 0.99), ("reinit", 0.0, 0.99)),
+    # Reset against no reset.
+    sooner("v1-reset-sooner", "002 §6", "below 6 % networks that were reset stop sooner than others",
+           "faster, at very small sizes only", ("no_reset", *SMALL), ("iterative", *SMALL)),
+    better("v1-reset-better", "002 §6", "below 6 % networks that were reset are more accurate than others",
+           "hold accuracy longer", ("iterative", *SMALL), ("no_reset", *SMALL)),
+)
+# fmt: on
+
+
+def verdicts(measured: xr.Dataset) -> list[Verdict]:
+    """Judge every claim that these results can speak to, together; by t tests, as five trials allow."""
+    reading = measures.read(measured)
+    samples, bounds = [], {}
+    for row in (*ROWS, *rows_by_std(reading)):
+        first, second = (measures.at(reading, row.measure, *cell) for cell in (row.first, row.second))
+        if row.part in ("", measured.attrs.get("variant")) and first is not None and second is not None:
+            samples.append((row.claim, first, second))
+            if row.measure == "stop":
+                shares = [measures.at(reading, "bound", *cell).mean() for cell in (row.first, row.second)]
+                bounds[row.claim.identifier] = shares
+    samples += [*inside(reading), *by_size(reading), *by_rate(reading)]
+    return [warned(v, *bounds.get(v.claim.identifier, (0, 0))) for v in judge_all(samples, method="student")]
+
+
+def warned(verdict: Verdict, first: float, second: float) -> Verdict:
+    """The verdict, with the shares of its times that are lower bounds in its note, if any are."""
+    if first == second == 0:
+        return verdict
+    note = f"lower bounds: {first:.0%} of a's times, {second:.0%} of b's"
+    return verdict._replace(note=f"{verdict.note}; {note}".removeprefix("; "))
+
+
+def rows_by_std(reading: Reading) -> list[Row]:
+    """§6: wide initial weights are slow and inaccurate, narrow ones slow and accurate."""
+    stds = sorted(float(name.split()[1]) for name in reading.families if name.startswith("std "))
+    if 0.1 not in stds or len(stds) < 3:
+        return []
+    narrow, usual, wide = ((f"std {std:g}", 0.0, 1.0) for std in (stds[0], 0.1, stds[-1]))
+    where = f"than {usual[0]}, mean over sizes"
+    return [
+        sooner("v1-wide-slower", "002 §6", f"{wide[0]} stops later {where}", "slower", wide, usual),
+        sooner("v1-narrow-slower", "002 §6", f"{narrow[0]} stops later {where}", "slower", narrow, usual),
+        better("v1-wide-worse", "002 §6", f"{wide[0]} is less accurate {where}", "less", usual, wide),
+        better("v1-narrow-better", "002 §6", f"{narrow[0]} is more accurate {where}", "more", narrow, usual),
+    ]
+
+
+def inside(reading: Reading) -> Iterator[Sample]:
+    """§5, of iterative pruning to 5.5 %: the kept weights are tails, most units are still there."""
+    lines = reading.measured.get("line")
+    level = (
+        measures.level_at(reading.measured, "iterative", 0.055) if "iterative" in reading.families else None
+    )
+    if lines is None or "iterative" not in lines.values.tolist() or level is None:
+        return
+    line = reading.measured.sel(line="iterative")
+    hidden = sorted(str(name) for name in line.data_vars if str(name).startswith("survivors_hidden"))
+    far = [(line[n] * np.abs(line["bin"])).sum("bin") / line[n].sum("bin") for n in hidden]
+    distance = sum(far) / len(far)
+    text = "hidden weights kept at 5.5 % start farther from 0 than all of them do"
+    published, unit = "the tails survive, the middle does not", "standard deviations"
+    tails = Claim("v1-tails-survive", "002 §5", text, published, "greater", unit=unit)
+    yield tails, distance.isel(level=level).values, distance.isel(level=0).values
+    units = [line[n.replace("survivors", "incoming")].isel(level=level).values for n in hidden]
+    dead = (np.concatenate(units, axis=-1) == 0).mean(-1) * 100
+    text = "at 5.5 % fewer than half of the hidden units have lost all inputs"
+    published, unit = "only a fraction of the units", "percent of units"
+    alive = Claim("v1-units-survive", "002 §5", text, published, "greater", unit=unit)
+    yield alive, np.full(len(dead), 50.0), dead
+
+
+def by_size(reading: Reading) -> Iterator[Sample]:
+    """§6: the best ticket grows with the network, and is smaller by iterative than by one-shot pruning."""
+    sizes = [name.removesuffix(" iterative") for name in reading.families if name.endswith(" iterative")]
+    if len(sizes) < 2:
+        return
+    small, *_, large = sorted(sizes, key=lambda size: tuple(map(int, size.split("-"))))
+    for measure, what in (("stop", "stops soonest"), ("accuracy", "is most accurate")):
+        pairs = [
+            (f"v1-size-{measure}-{how}", f"{how}: the ticket that {what} is larger from {large} than {small}",
+             "grows with the network", f"{large} {how}", f"{small} {how}")
+            for how in ("iterative", "one-shot")
+        ]  # fmt: skip
+        text = f"{large}: the ticket that {what} is smaller by iterative than by one-shot pruning"
+        pairs.append((f"v1-iterative-smaller-{measure}", text, "much smaller",
+                      f"{large} one-shot", f"{large} iterative"))  # fmt: skip
+        for name, text, published, first, second in pairs:
+            claim = Claim(name, "002 §6", text, published, "greater", unit="ln(weights)")
+            yield claim, best_size(reading, measure, first), best_size(reading, measure, second)
+
+
+def best_size(reading: Reading, measure: str, family: str) -> np.ndarray:
+    """ln(weights) of each trial's best ticket: the one that stops soonest, or is most accurate.
+
+    NaN for a trial in which no ticket stops before the last evaluation.
+    """
+    values = measures.members(reading.values[measure], family).isel(arm=0)
+    if measure == "stop":
+        bound = measures.members(reading.values["bound"], family).isel(arm=0)
+        values = values.where(bound == 0)
+    worst_last = (values if measure == "stop" else -values).fillna(np.inf)
+    weights = measures.members(reading.measured["kept_weights"], family).isel(arm=0)
+    best = weights.isel(level=worst_last.argmin("level"))
+    return np.log(best.where(values.notnull().any("level")).values)
+
+
+def by_rate(reading: Reading) -> Iterator[Sample]:
+    """§6: pruning fast costs time and accuracy, compared at the fast schedule's own sizes."""
+    rates = sorted(float(name.split()[1]) for name in reading.families if name.startswith("rate "))
+    if 0.2 not in rates or rates[-1] <= 0.2:
+        return
+    fast, slow = f"rate {rates[-1]:g}", "rate 0.2"
+    sizes, floor = measures.kept(reading.measured, fast), np.nanmin(measures.kept(reading.measured, slow))
+    at = sizes[np.isfinite(sizes) & (sizes < 0.999) & (sizes >= floor)]
+    if len(at) == 0:
+        return
+    stop, accuracy = (
+        {family: measures.interpolated(reading, measure, family, at).mean(1) for family in (fast, slow)}
+        for measure in ("stop", "accuracy")
+    )
+    where = f"than {slow} at the same sizes"
+    row = sooner("v1-fast-slower", "002 §6", f"{fast} stops later {where}", "poorer", (fast,), (slow,))
+    yield row.claim, stop[fast], stop[slow]
+    row = better("v1-fast-worse", "002 §6", f"{fast} is less accurate {where}", "poorer", (slow,), (fast,))
+    yield row.claim, accuracy[slow], accuracy[fast]

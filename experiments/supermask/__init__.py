@@ -1,0 +1,1 @@
+"""E6: networks that work untrained, and how small a network must be (document 004)."""

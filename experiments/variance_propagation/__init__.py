@@ -1,0 +1,1 @@
+"""E5: how initialization carries variance through depth (document 003)."""
