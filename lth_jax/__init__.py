@@ -19,6 +19,7 @@ from lth_jax import (
 from lth_jax.keys import stream
 from lth_jax.lottery import Level, Plan, Run, begin, play, play_level
 from lth_jax.models import MLP, Network, from_flax, parameter_shapes
+from lth_jax.ticket_files import Ticket, load_ticket
 from lth_jax.tickets import Tickets, find_tickets
 from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
 from lth_jax.types import Mask, Metrics, Params, Split
@@ -34,6 +35,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Split",
+    "Ticket",
     "Tickets",
     "TrainState",
     "begin",
@@ -43,6 +45,7 @@ __all__ = [
     "from_flax",
     "initializers",
     "keys",
+    "load_ticket",
     "lottery",
     "masks",
     "models",

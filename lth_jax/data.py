@@ -30,7 +30,7 @@ from lth_jax import data_formats as formats
 from lth_jax.data_formats import Arrays, DataError
 
 Images = UInt8[np.ndarray, "_ height width channels"]
-Labels = Int32[np.ndarray, "_"]
+Labels = Int32[np.ndarray, " _"]
 
 SYSTEM = Path("/usr/share/datasets")
 """Where Debian's dataset-* packages put their files."""
@@ -125,6 +125,18 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     Raises:
       DataError: the name is unknown, or the data are missing, damaged or another data set's.
     """
+    if dataset := find(name, data_dir):
+        return dataset
+    if importlib.util.find_spec("tensorflow") is None:
+        raise missing(name)
+    return prepare(name)
+
+
+def find(name: str, data_dir: str | Path | None = None) -> Dataset | None:
+    """:func:`load` without its third way, TFDS's download: ``None`` where only that is left.
+
+    Args and errors are those of :func:`load`; a directory that is named must have the data set.
+    """
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}")
     if name == EMBEDDED:
@@ -140,9 +152,18 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
             return dataset
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    if importlib.util.find_spec("tensorflow") is None:
-        raise DataError(f"{name} was not found. {_four_ways(name)}")
-    return prepare(name)
+    return None
+
+
+def missing(name: str) -> DataError:
+    """The error of a data set that was looked for and not found."""
+    return DataError(f"{name} was not found. {_four_ways(name)}")
+
+
+def official(dataset: Dataset) -> bool | None:
+    """Whether these are the bytes of the official files; ``None`` where their fingerprint is not known."""
+    known = _KNOWN[dataset.name].official if dataset.name in _KNOWN else ""
+    return dataset.fingerprint == known if known else None
 
 
 def prepare(name: str, data_dir: str | Path | None = None) -> Dataset:

@@ -17,6 +17,8 @@ from jax.extend import core
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from lth_jax.config import require
+
 STATES = 3
 """Copies of a run's state that a sweep holds at most."""
 
@@ -41,6 +43,25 @@ def total() -> int:
     group = Path("/sys/fs/cgroup/memory.max")  # what a container or a batch job is given
     granted = group.read_text().strip() if group.exists() else ""
     return min(physical, int(granted)) if granted.isdecimal() else physical
+
+
+def check(state: PyTree, runs: int, named: str = "--methods × --seeds") -> None:
+    """Refuse more runs than memory can hold.
+
+    Args:
+      state: one run's arrays or their ``jax.ShapeDtypeStruct``s; a level needs them twice.
+      runs: how many.
+      named: the flags that say so.
+
+    Raises:
+      InputError: they do not fit; the message has both numbers.
+    """
+    all_there_is, each = total(), 2 * tree_bytes(state)
+    require(
+        runs * each <= all_there_is,
+        f"{runs:,} runs ({named}) of {each / 1e6:,.1f} MB do not fit into "
+        f"{all_there_is / 1e9:,.1f} GB of memory; take fewer, or smaller layers",
+    )
 
 
 def on_cpu(mesh: Mesh) -> bool:

@@ -1,9 +1,9 @@
 """Results: labelled arrays and the folder they live in.
 
-A run's folder holds ``config.json``, ``data.json``, ``checkpoints/``, ``results.nc`` with its digest,
-``claims.csv``, ``report.md`` and ``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens with
-``xarray.open_dataset`` and nothing of ours. Every file appears whole or not at all: it is written aside and
-renamed.
+A run's folder holds ``config.json``, ``data.json``, ``log.jsonl``, ``checkpoints/``, ``results.nc`` with its
+digest, ``claims.csv``, ``report.md`` and ``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens
+with ``xarray.open_dataset`` and nothing of ours. Every file but the log appears whole or not at all: it is
+written aside and renamed.
 """
 
 import contextlib
@@ -150,15 +150,16 @@ def device_name() -> str:
     return f"{jax.device_count()} x CPU ({model})"
 
 
+def version(library: str) -> str:
+    """An installed library's version, or ``unknown``: of ours where it runs from its source."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def attributes(config: Any, **more: Any) -> dict[str, Any]:
     """What a results file says of its origin: configuration, versions, device, commit, and ``more``."""
-
-    def version(library: str) -> str:
-        try:
-            return importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            return "unknown"
-
     versions = {library: version(library) for library in LIBRARIES}
     return {
         "config": json.dumps(json.loads(to_json(config))),
@@ -205,6 +206,17 @@ def load(path: Path) -> xr.Dataset:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read as results: {error}") from None
+
+
+def finished(path: Path) -> xr.Dataset | None:
+    """The results of a run that has ended; ``None`` if it has not, or if they are damaged."""
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except InputError as error:
+        warn(f"{error}; they are made again")
+        return None
 
 
 def _digest_path(path: Path) -> Path:

@@ -2,16 +2,16 @@
 
 Methods that share a seed share its data order: what is compared is d_i = a_i - b_i, one per seed.
 
-Interval  BCa bootstrap of the mean of d (Efron 1987). Short with few seeds: its 95 % held the truth
-          91 % of the time at n = 11, 85 % at n = 5 (normal d, 4,000 samples, 1,000 resamples).
-p-value   Sign flips (Fisher 1935, The Design of Experiments). Were the methods alike, d_i could as
-          well be -d_i: p is the share of the 2^n sign patterns whose |mean| reaches the one seen.
-          Two-sided; exact to n = 16, then over random patterns and the one seen (Phipson & Smyth
-          2010). Never under 2 / 2^n: five seeds (0.0625) cannot reach 0.05, six can.
-Student   method="student": t interval and paired t test (Student 1908) instead, for five trials.
-Equality  Lack of a significant difference is not equality. TOST (Schuirmann 1987): within ±margin
-          where both one-sided t tests reject, i.e. the 1 - 2 alpha t interval lies inside.
-Families  Claims judged together are corrected together (Holm 1979).
+* Interval: BCa bootstrap of the mean of d (Efron 1987). Short with few seeds: its 95 % held the truth
+  91 % of the time at n = 11, 85 % at n = 5 (normal d, 4,000 samples, 1,000 resamples).
+* p-value: sign flips (Fisher 1935, The Design of Experiments). Were the methods alike, d_i could as
+  well be -d_i: p is the share of the 2^n sign patterns whose |mean| reaches the one seen.
+  Two-sided; exact to n = 16, then over random patterns and the one seen (Phipson & Smyth
+  2010). Never under 2 / 2^n: five seeds (0.0625) cannot reach 0.05, six can.
+* Student: method="student" has the t interval and the paired t test (Student 1908) instead, for five trials.
+* Equality: lack of a significant difference is not equality. TOST (Schuirmann 1987): within ±margin
+  where both one-sided t tests reject, i.e. the 1 - 2 alpha t interval lies inside.
+* Families: claims judged together are corrected together (Holm 1979).
 
 A pair with NaN or inf (a diverged seed) is dropped, and the verdict says so: those left flatter an
 unstable method. Values and margins share a unit: accuracy points are 100 * accuracy.
@@ -35,6 +35,8 @@ Conclusion = Literal["supported", "contradicted", "inconclusive"]
 
 
 class Summary(NamedTuple):
+    """Mean, standard deviation and count of the finite values."""
+
     mean: np.ndarray
     std: np.ndarray
     n: np.ndarray
@@ -51,6 +53,8 @@ class Difference(NamedTuple):
 
 
 class Equivalence(NamedTuple):
+    """Mean of a - b, its 1 - 2 alpha t interval, and whether a and b are equal within ±margin."""
+
     mean: float
     low: float
     high: float
@@ -158,6 +162,8 @@ class Claim:
 
 
 class Verdict(NamedTuple):
+    """A claim, what was measured of it, and what follows."""
+
     claim: Claim
     estimate: float  # mean of a - b, with its interval, in the claim's unit
     low: float

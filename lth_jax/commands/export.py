@@ -1,0 +1,144 @@
+"""``lth-jax export``: one ticket of a sweep as safetensors with a card, and what its sparsity saves."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from lth_jax import reports, results, sparsity, ticket_files
+from lth_jax.commands import settings, sweep
+from lth_jax.commands.settings import Config
+from lth_jax.config import check_printable, require
+from lth_jax.keys import stream
+from lth_jax.ticket_files import Flat
+
+HELP = "one ticket of a sweep as safetensors, with a JSON card"
+EXAMPLES = """\
+examples:
+  lth-jax export runs/sweep/0a1b2c3d --seed 42 --level 9
+  lth-jax export RUN --seed 42 --level 9 --out ticket.safetensors --measure
+
+Read it again with
+
+  import lth_jax
+  params, mask, card = lth_jax.load_ticket("ticket.safetensors")
+
+or with safetensors alone: params/LAYER/kernel are the weights that training starts from, the pruned ones 0;
+mask/LAYER/kernel are bools, True is kept. The card says model, data, accuracy, versions, and bytes as dense,
+CSR and BCOO. --measure times inference here, jax.experimental.sparse's BCOO kernels against dense ones."""
+
+
+def add(commands: Any) -> None:
+    """The subcommand and its flags."""
+    parser = commands.add_parser("export", help=HELP, description=HELP, epilog=EXAMPLES)
+    parser.add_argument("folder", metavar="RUN", help="the folder of an lth-jax sweep")
+    parser.add_argument("--seed", type=int, required=True, metavar="SEED", help="which run")
+    parser.add_argument("--level", type=int, required=True, metavar="LEVEL", help="which level; 0 is dense")
+    parser.add_argument("--out", metavar="FILE", help="[RUN/tickets/seed-SEED-level-LEVEL.safetensors]")
+    parser.add_argument("--measure", action="store_true", help="time inference, sparse against dense")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """The whole command."""
+    folder, seed, level = Path(parsed.folder), parsed.seed, parsed.level
+    name = f"seed-{seed}-level-{level}.safetensors"
+    path = folder / "tickets" / name if parsed.out is None else Path(parsed.out)
+    check_printable([str(path)])
+    require(path.suffix not in (".json", ""), f"--out {path}: expected a name like ticket.safetensors")
+    require(not path.is_dir(), f"--out {path}: is a folder; name a file")
+    measured = results.load(folder / results.RESULTS)
+    chosen = configuration(measured, folder)
+    image_shape = json.loads(measured.attrs["image_shape"])
+    model = settings.make_model(chosen, image_shape, int(measured.attrs["classes"]))
+    params, mask = ticket_files.read(folder / ticket_files.TICKETS, seed, level, sweep.drawer(model))
+    card = make_card(measured, seed, level, mask)
+    if parsed.measure:
+        collections = model.initial(stream(seed, "init"))[1]
+        arrays = [{name: jnp.asarray(leaf) for name, leaf in leaves.items()} for leaves in (params, mask)]
+        tree, kept = map(ticket_files.nested, arrays)
+        times = sparsity.measure(model.network, tree, kept, collections, image_shape)
+        card["measured"] = as_card(times)
+    ticket_files.save_ticket(path, params, mask, card)
+    for line in said(card, path):
+        reports.print_line(reports.console(), line)
+
+
+def configuration(measured: xr.Dataset, folder: Path) -> Config:
+    """The configuration of the sweep that a results file is of.
+
+    Raises:
+      InputError: it is another program's.
+    """
+    attrs = measured.attrs
+    kind = attrs.get("experiment", "something else")
+    require(kind == "sweep", f"{folder}: is a run of {kind}; only lth-jax sweep keeps its tickets")
+    written = json.loads(attrs["config"])
+    unknown = set(written) ^ {field.name for field in fields(Config)}
+    require(not unknown, f"{folder}: written by another version ({', '.join(sorted(unknown))} differ)")
+    return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in written.items()})
+
+
+def make_card(measured: xr.Dataset, seed: int, level: int, mask: Flat) -> dict[str, Any]:
+    """What a ticket is, for people and programs; accuracies are fractions, after training from it."""
+    attrs, at = measured.attrs, measured.sel(seed=seed, level=level)
+    config = json.loads(attrs["config"])
+    own = ("model", "hidden", "initializer", "rewind")
+    numbers = {name: float(at[name]) for name in ("kept", "test_accuracy", "train_accuracy", "test_loss")}
+    weights = {
+        str(name): {"kept": int(mask[str(name)].sum()), "of": mask[str(name)].size}
+        for name in measured["layer"].values
+    }
+    return {
+        "format": "lth_jax ticket 1",
+        "params": "the weights that training starts from, pruned ones 0",
+        "seed": seed,
+        "level": level,
+        **{name: config[name] for name in own},
+        "dataset": attrs["dataset"],
+        "fingerprint": attrs["fingerprint"],
+        **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
+        "weights": weights,
+        "bytes": sparsity.sizes(mask),
+        "config": config,
+        "versions": json.loads(attrs["versions"]),
+        "device": attrs["device"],
+        "commit": attrs["commit"],
+    }
+
+
+def as_card(times: Mapping[int, sparsity.Times]) -> dict[str, Any]:
+    """Measured inference as the card has it: milliseconds, and how many times as long BCOO takes."""
+    batches = {
+        str(batch): {"dense_ms": 1e3 * t.dense, "bcoo_ms": 1e3 * t.bcoo, "ratio": t.bcoo / t.dense}
+        for batch, t in times.items()
+    }
+    return {"device": results.device_name(), "median_of_one_run": batches}
+
+
+def said(card: Mapping[str, Any], path: Path) -> list[str]:
+    """What is printed: the ticket, its sizes and, where measured, its speed."""
+    size, dense = card["bytes"], card["bytes"]["dense"]
+    shown = ", ".join(f"{name} {size[name]:,} ({size[name] / dense:.1%})" for name in ("csr", "bcoo"))
+    accuracy = "diverged" if card["test_accuracy"] is None else f"{card['test_accuracy']:.2%}"
+    lines = [
+        f"{card['model']}, seed {card['seed']}, level {card['level']}: {card['kept']:.2%} of the weights, "
+        f"test accuracy {accuracy} once trained",
+        f"parameters in bytes: dense {dense:,} (100%), {shown}",
+    ]
+    if measured := card.get("measured"):
+        lines.append(f"inference on {measured['device']}, medians of one run:")
+        for batch, t in measured["median_of_one_run"].items():
+            more = t["ratio"] >= 1
+            factor = t["ratio"] if more else 1 / t["ratio"]
+            lines.append(
+                f"  batch {batch}: dense {t['dense_ms']:.3g} ms, BCOO {t['bcoo_ms']:.3g} ms: "
+                f"sparse is {factor:.3g} times {'slower' if more else 'faster'}"
+            )
+    return [*lines, f"ticket: {path}", f"card: {ticket_files.card_path(path)}"]

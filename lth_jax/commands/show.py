@@ -1,0 +1,176 @@
+"""``lth-jax show``: any run's table and figure, from its ``results.nc`` alone."""
+
+import argparse
+import itertools
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lth_jax import config, figures, reports, results, stats
+from lth_jax.config import InputError, require
+
+HELP = "print a run's table, save or open its figures"
+EXAMPLES = """\
+examples:
+  lth-jax show runs/sweep/0a1b2c3d
+  lth-jax show RUN --variable train_accuracy         another variable of results.nc
+  lth-jax show RUN --figures DIR --open              draw it, save it, open it
+  lth-jax show RUN --open                            open the figures that the run has made
+
+A run is a folder with a results.nc, of lth-jax sweep or of an experiment, or such a file. Rows are levels (or
+epochs …), columns whatever else was varied; cells are mean ± standard deviation over seeds."""
+
+ROWS = ("level", "epoch", "iteration", "units", "depth", "layer")
+"""Dimensions that go down a table, the first of them that a variable has; of the next two, the last entry."""
+CURVES = ("epoch", "iteration")
+REPLICATES = ("seed", "training_seed", "trial", "network", "draw")
+"""Dimensions that are averaged over, the first of them that a variable has."""
+
+
+def add(commands: Any) -> None:
+    """The subcommand and its flags."""
+    parser = commands.add_parser("show", help=HELP, description=HELP, epilog=EXAMPLES)
+    parser.add_argument("folder", metavar="RUN", help="a run's folder, or a results file")
+    parser.add_argument("--variable", metavar="NAME", help="what to show; test_accuracy where there is one")
+    parser.add_argument("--figures", metavar="DIR", help="draw it against the weights kept, into this folder")
+    parser.add_argument("--open", action="store_true", help="open the figures")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """The whole command."""
+    path = Path(parsed.folder)
+    path = path / results.RESULTS if path.is_dir() else path
+    measured, console = results.load(path), reports.console()
+    name = choose(measured, parsed.variable)
+    title, header, rows = make_table(measured, name)
+    origin = [str(measured.attrs[key]) for key in ("experiment", "model") if key in measured.attrs]
+    line = ", ".join([*origin, reports.attributes_line(measured)])
+    paths = []
+    if parsed.figures is not None:
+        config.check_printable([parsed.figures])
+        paths = figures.save_all({name: lambda: draw(measured, name)}, Path(parsed.figures))
+    elif parsed.open:
+        paths = sorted((path.parent / results.FIGURES).glob("*.png"))
+        require(
+            bool(paths), f"--open: {path.parent / results.FIGURES} has no figures; draw with --figures DIR"
+        )
+    reports.print_line(console, line.strip(", "))
+    reports.print_table(console, title, header, rows)
+    for text in reports.diverged_lines(measured):
+        reports.print_line(console, text)
+    for figure in paths:
+        reports.print_line(console, f"figure: {figure}")
+        if parsed.open and not webbrowser.open(figure.resolve().as_uri()):
+            config.warn(f"nothing here opens {figure}")
+
+
+def choose(measured: xr.Dataset, named: str | None) -> str:
+    """The variable that is shown.
+
+    Raises:
+      InputError: there is none of that name, or none that goes without saying; the message has them all.
+    """
+    numeric = [str(name) for name, values in measured.items() if values.dtype.kind in "fiub" and values.ndim]
+    if named is None:
+        accuracies = [name for name in numeric if name.endswith("accuracy")]
+        chosen = "test_accuracy" if "test_accuracy" in accuracies else next(iter(accuracies), None)
+        if chosen is None:
+            raise InputError(f"--variable: name one of {', '.join(numeric)}")
+        return chosen
+    if named not in numeric:
+        raise InputError(f"--variable {named[:80]}: unknown; expected one of {', '.join(numeric)}")
+    return named
+
+
+def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
+    """A variable as ``[row, column, seed]``; rows keep their dimension's name."""
+    values = measured[name]
+    row = next((dim for dim in ROWS if dim in values.dims), str(values.dims[0]))
+    for curve in CURVES:
+        if curve in values.dims and curve != row:
+            values = values.isel({curve: -1})
+    seed = next((dim for dim in REPLICATES if dim in values.dims and dim != row), None)
+    values = values.rename({seed: "replicate"}) if seed else values.expand_dims("replicate")
+    others = [str(dim) for dim in values.dims if dim not in (row, "replicate")]
+    labels = [[str(label) for label in values.coords[dim].values] if dim in values.coords
+              else [f"{dim} {place}" for place in range(values.sizes[dim])] for dim in others]  # fmt: skip
+    flat = values.transpose(row, *others, "replicate").values
+    flat = flat.reshape(flat.shape[0], -1, flat.shape[-1]).astype(np.float64)
+    columns = (
+        [" ".join(map(figures.label, parts)) for parts in itertools.product(*labels)]
+        if others
+        else [figures.label(name)]
+    )
+    at = values.coords[row].values if row in values.coords else np.arange(flat.shape[0])
+    attrs = {"seeds": seed or "", "count": flat.shape[-1]}
+    return xr.DataArray(
+        flat, dims=(row, "column", "replicate"), coords={row: at, "column": columns}, attrs=attrs
+    )
+
+
+def make_table(measured: xr.Dataset, name: str) -> tuple[str, list[str], list[list[str]]]:
+    """Title, header and rows: a row a level, a column for each combination of what else was varied."""
+    values = arranged(measured, name)
+    row, percent = str(values.dims[0]), name.endswith("accuracy")
+    kept = kept_of(measured, row)
+    header = [row, *(["kept"] if kept is not None else []), *values["column"].values.tolist()]
+    rows = []
+    for place, at in enumerate(values[row].values):
+        cells = [cell(line, percent) for line in values.values[place]]
+        rows.append([str(at), *([f"{kept[place]:.2%}"] if kept is not None else []), *cells])
+    over = (
+        f", mean ± std over {values.attrs['count']} {values.attrs['seeds']}s" if values.attrs["seeds"] else ""
+    )
+    return f"{figures.label(name).capitalize()}{' (%)' if percent else ''}{over}", header, rows
+
+
+def kept_of(measured: xr.Dataset, row: str) -> np.ndarray | None:
+    """The fraction of weights kept in each row, mean over everything else; ``None`` where it is not known."""
+    if "kept" not in measured or row not in measured["kept"].dims:
+        return None
+    kept = measured["kept"]
+    return kept.mean([dim for dim in kept.dims if dim != row]).values
+
+
+def cell(values: np.ndarray, percent: bool) -> str:
+    """``97.93 ± 0.11``, and how many values are left out because they are not finite."""
+    summary = stats.summary(values * 100 if percent else values)
+    number = "{:.2f}" if percent else "{:.4g}"
+    lost = values.size - int(summary.n)
+    text = number.format(float(summary.mean))
+    text += f" ± {number.format(float(summary.std))}" if summary.n > 1 else ""
+    return text + (f" ({lost} left out)" if lost else "")
+
+
+def draw(measured: xr.Dataset, name: str) -> Any:
+    """A variable's mean ± standard deviation over seeds, against the weights kept or along its rows."""
+    values = arranged(measured, name)
+    row, percent = str(values.dims[0]), name.endswith("accuracy")
+    figure, ax = figures.new_figure()
+    plain = values.rename({"replicate": "seed"})
+    if row == "level" and "kept" in measured:
+        kept = xr.DataArray(kept_of(measured, row), dims=row, coords={row: plain[row]})
+        both = xr.Dataset({name: plain, "kept": kept.broadcast_like(plain)})
+        figures.against_kept(ax, both, name, over="column", scale=100.0 if percent else 1.0)
+    else:
+        at = plain[row].values if plain[row].dtype.kind in "fiu" else np.arange(plain.sizes[row])
+        for index, column in enumerate(plain["column"].values):
+            summary = stats.summary(plain.isel(column=index).values)
+            scale = 100.0 if percent else 1.0
+            ax.errorbar(
+                at, summary.mean * scale, summary.std * scale,
+                label=str(column), capsize=2, linewidth=1.2, elinewidth=0.8, **figures.style(index),
+            )  # fmt: skip
+        ax.set_xlabel(row)
+        ax.legend(fontsize=7)
+    if plain.sizes["column"] == 1:
+        ax.get_legend().remove()
+    ax.set_ylabel(f"{figures.label(name)}{' (%)' if percent else ''}, mean ± std")
+    seeds = f"{values.attrs['count']} {values.attrs['seeds']}s" if values.attrs["seeds"] else ""
+    parts = [str(measured.attrs[key]) for key in ("experiment", "model", "dataset") if key in measured.attrs]
+    figure.suptitle(", ".join(filter(None, [*parts, seeds])), fontsize=10)
+    return figure
