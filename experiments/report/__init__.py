@@ -1,0 +1,1 @@
+"""All results on one page: every claim with its verdict, and every run that judges it. See ``command``."""

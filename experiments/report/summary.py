@@ -1,0 +1,72 @@
+"""The verdicts as Markdown: counts by document, then every claim below the run that judges it."""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from experiments.report import wording
+from experiments.report.gather import Run
+from lth_jax.reports import escape
+
+RENEW = "python -m experiments report --summary experiments/results/SUMMARY.md"
+
+
+def text(runs: Sequence[Run], links: str = "") -> str:
+    """The summary.
+
+    Args:
+      runs: in the order shown.
+      links: the way from the summary's folder to the results', empty if it is the same.
+    """
+    lines = [
+        "# Published claims and what came out",
+        "",
+        f"Made from the results files by `{RENEW}`; not to be edited by hand. *Ours* is the mean of a - b "
+        "and its interval, a being what the claim says is larger; `python -m experiments report` writes "
+        "a page that says more. A claim that is neither supported nor contradicted is inconclusive.",
+        "",
+        *count_lines(runs),
+    ]
+    for run in runs:
+        lines += ["", *run_lines(run, links)]
+    if missing := wording.without_results(runs):
+        lines += ["", f"No results yet: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of cells that are Markdown already."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def count_lines(runs: Sequence[Run]) -> list[str]:
+    """A row a document, and one for all."""
+    counted = {name: counts for name, (_, counts) in wording.by_document(runs).items()}
+    rows = [
+        [title, *(str(counts[kind]) for kind in wording.CONCLUSIONS), str(counts.total())]
+        for title, counts in [*counted.items(), ("**all**", wording.totals(runs))]
+    ]
+    return table_lines(["document", *wording.CONCLUSIONS, "claims"], rows)
+
+
+def run_lines(run: Run, links: str) -> list[str]:
+    """A run's heading, origin and claims."""
+    where = quote("/".join(part for part in (links, run.place, "report.md") if part))
+    lines = [f"## {escape(run.title)}", ""]
+    if run.problem:
+        return [*lines, f"**{escape(run.place)}: {escape(run.problem)}**"]
+    pairs = "; ".join(f"{name} {escape(value)}" for name, value in wording.origin(run))
+    lines += [f"[{escape(run.place)}]({where}): {pairs}.", ""]
+    rows = [
+        [
+            escape(verdict.claim.document),
+            escape(label),
+            escape(verdict.claim.published),
+            escape(wording.measured(verdict)),
+            verdict.verdict,
+            f"{verdict.n:,}",
+        ]
+        for verdict, label in zip(run.verdicts, wording.labels(run.verdicts), strict=True)
+    ]
+    if not rows:
+        return [*lines, "It judges no claim."]
+    return lines + table_lines(["document", "claim", "published", "ours", "verdict", "n"], rows)

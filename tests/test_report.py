@@ -1,0 +1,535 @@
+"""The report: claims as data, text that stays text, a page that needs only itself, in a real browser."""
+
+import base64
+import csv
+import io
+import itertools
+import re
+import shutil
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from chromium import PATH, browsing, evaluate, open_page, press, screenshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import experiments.__main__
+from experiments.report import captions, elements, gather, page, sections, summary, wording
+from lth_jax import results
+from lth_jax.stats import Claim, Verdict
+
+COMMITTED = gather.PACKAGE / "results"
+HOSTILE = "<script>window.taken = 1</script>\"'><img src=http://example.org/x onerror=alert(1)> & | `*_"
+in_chromium = pytest.mark.skipif(PATH is None, reason="no chromium here: apt-get install chromium")
+
+
+class Seen(HTMLParser):
+    """Every start tag with its attributes, and the text outside of script and style."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self._inside = [], "", None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def make_verdict(text="a beats b", verdict="supported", identifier="one", **fields):
+    claim = Claim(identifier, fields.pop("document", "000"), text, "published", "greater", 0.5)
+    defaults = {"estimate": 1.25, "low": 0.75, "high": 1.5, "p_value": 0.01, "n": 11, "adjusted_p": 0.02}
+    return Verdict(claim, verdict=verdict, note=fields.pop("note", ""), **{**defaults, **fields})
+
+
+def make_run(place="xor", verdicts=(), **fields):
+    defaults = {"attrs": {"experiment": "xor", "preset": "quick"}, "table": ("T", ["a", "b"], [["1", "2"]])}
+    return gather.Run(place, fields.pop("title", "A run"), verdicts=tuple(verdicts), **{**defaults, **fields})
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return gather.gather(COMMITTED)
+
+
+@pytest.fixture(scope="module")
+def committed_page(committed):
+    return page.text(committed)
+
+
+@pytest.fixture(scope="module")
+def hostile_page():
+    verdict = make_verdict(HOSTILE, document=HOSTILE, note=HOSTILE)
+    run = make_run(
+        HOSTILE,
+        [verdict],
+        title=HOSTILE,
+        attrs={"preset": HOSTILE, "device": HOSTILE, "commit": HOSTILE},
+        table=(HOSTILE, [HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]]),
+        notes=f"## {HOSTILE}\n\n![x](http://example.org/y.png)\n\n| a |\n| --- |\n| {HOSTILE} |",
+        config={HOSTILE: HOSTILE},
+        remarks=(HOSTILE,),
+        diverged=(HOSTILE,),
+    )
+    return page.text([run, run._replace(problem=HOSTILE)])
+
+
+# Wording
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([42, 43, 44, 60], "42–44, 60"), ([5, 4, 3], "5, 4, 3"), ([1, 3, 4], "1, 3–4")],
+)
+def test_ranges(numbers, text):
+    assert gather.ranges(numbers) == text
+
+
+@given(st.lists(st.integers(0, 50)))
+def test_ranges_lose_nothing(numbers):
+    parts = [part.split("–") for part in gather.ranges(numbers).split(", ") if part]
+    assert [n for part in parts for n in range(int(part[0]), int(part[-1]) + 1)] == numbers
+
+
+def test_verdicts_in_words():
+    assert wording.measured(make_verdict()) == "+1.25 [+0.75, +1.5] accuracy points"
+    alone = make_verdict(estimate=-2.0, low=np.nan, high=np.nan)
+    assert wording.measured(alone) == "-2 [no interval] accuracy points"
+    assert wording.measured(make_verdict(estimate=np.nan)) == "no value"
+    claims = [Claim("i", "000", "t", "p", kind, 0.1) for kind in ("greater", "at_least", "equal")]
+    assert [wording.needed(claim) for claim in claims] == ["a - b > 0.1", "a - b ≥ -0.1", "|a - b| < 0.1"]
+    shown = [wording.p_value(make_verdict(adjusted_p=p)) for p in (0.0, 0.00099, 0.001, 0.05, 1.0)]
+    assert shown == ["< 0.001", "< 0.001", "0.001", "0.050", "1.000"]
+    assert [wording.duration(seconds) for seconds in (9.6, 201.9, 6697.8)] == [
+        "10 s",
+        "3 min 22 s",
+        "1 h 51 min",
+    ]
+
+
+def test_claims_that_share_a_text_are_told_apart():
+    verdicts = [
+        make_verdict("x", identifier="a:test"),
+        make_verdict("x", identifier="a:train"),
+        make_verdict("y"),
+    ]
+    assert wording.labels(verdicts) == ["x (test)", "x (train)", "y"]
+
+
+def test_documents_are_counted_without_their_sections():
+    first = make_run(
+        "a", [make_verdict(document="002 §2"), make_verdict(document="002", verdict="contradicted")]
+    )
+    second = make_run(
+        "b", [make_verdict(document="Zhou et al. 2019", verdict="inconclusive"), make_verdict()]
+    )
+    found = wording.by_document([first, second])
+    assert {name: dict(counts) for name, (_, counts) in found.items()} == {
+        "000": {"supported": 1},
+        "002": {"supported": 1, "contradicted": 1},
+        "Zhou et al. 2019": {"inconclusive": 1},
+    }
+    assert list(found) == ["000", "002", "Zhou et al. 2019"]
+    assert [run.place for run in found["002"][0]] == ["a"]
+
+
+# Elements
+
+
+@given(st.text())
+def test_text_and_attributes_come_back_as_they_were(text):
+    seen = Seen(elements.to_text(elements.make("p", text, elements.make("b"), text, title=text)))
+    assert seen.tags == [("p", {"title": text}), ("b", {})]
+    assert seen.text == f"\n{text}{text}\n"
+
+
+@settings(max_examples=200)
+@given(st.text("ab<>&\"'`*_|-[]()!# \n\\:/\x00\x0b" + "é"))
+def test_any_markdown_is_a_tree_without_pictures_scripts_or_styles(text):
+    root = elements.make("div", elements.from_markdown(text, "x"))
+    assert not {"img", "script", "style"} & {element.tag for element in root.iter()}
+    assert not any(name.startswith("on") or name == "style" for e in root.iter() for name in e.attrib)
+
+
+def test_markdown_keeps_its_structure_and_shows_html_as_text():
+    text = "## Head\n\n**bold** <b>not</b> [link](javascript:alert(1))\n\n"
+    text += "| a | b |\n| --- | --: |\n| 1 | `2` |\n"
+    seen = Seen(elements.to_text(elements.make("div", elements.from_markdown(text, "Notes"))))
+    tags = [tag for tag, _ in seen.tags]
+    assert " ".join(tags) == "div h3 p strong div table thead tr th th tbody tr td td code"
+    assert "<b>not</b> [link](javascript:alert(1))" in seen.text
+    box, right = seen.all("div")[1], seen.all("td")[1]
+    assert box == {"class": "box", "role": "region", "tabindex": "0", "aria-label": "Notes, table"}
+    assert right["class"] == "number"
+
+
+def test_numbers_stand_on_the_right_and_words_on_the_left():
+    rows = [
+        ["forward", "98.6 ± 0.1", "+1", "–"],
+        ["backward", "", "−2 %", "0.5"],
+        ["3 units", "100", "a", ".5"],
+    ]
+    html = elements.to_text(elements.plain_table("T", ["", "a", "b", "c"], rows))
+    assert [attrs.get("class") for attrs in Seen(html).all("th")] == [None, "number", None, "number"]
+    assert [attrs.get("class") for attrs in Seen(html).all("td")] == [None, "number", None, "number"] * 3
+
+
+# The page
+
+
+@pytest.mark.parametrize("which", ["committed_page", "hostile_page"])
+def test_the_page_is_whole_and_loads_nothing(which, request):
+    html = request.getfixturevalue(which)
+    seen = Seen(html)
+    ids = [attrs["id"] for _, attrs in seen.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = [attrs["href"] for attrs in seen.all("a")]
+    inner = {link.removeprefix("#") for link in links if link.startswith("#")}
+    assert len(links) > 3
+    assert inner <= set(ids)
+    sections_there = {attrs["id"] for attrs in seen.all("section")}
+    assert sections_there <= inner, "a section that the contents do not name"
+    assert {"documents", "claims"} < sections_there
+    assert all(attrs["alt"].strip() for attrs in seen.all("img"))
+    assert all(attrs["src"].startswith("data:image/png;base64,") for attrs in seen.all("img"))
+    assert not {"link", "iframe", "object", "embed", "video", "audio", "base", "form"} & {
+        t for t, _ in seen.tags
+    }
+    assert seen.all("script") == [{}]
+    names = {name for _, attrs in seen.tags for name in attrs}
+    assert not {name for name in names if name.startswith("on") or name in ("style", "srcset", "action")}
+    style = (page.HERE / "page.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_hostile_text_is_shown_as_text(hostile_page):
+    seen = Seen(hostile_page)
+    assert not seen.all("img")
+    # title, table (heading, two headers, two cells), remarks …: many places, all of them text
+    assert seen.text.count(HOSTILE) > 20
+    assert "![x]" not in seen.text
+    assert [attrs["href"] for attrs in seen.all("a") if not attrs["href"].startswith("#")] == [
+        "http://example.org/y.png"
+    ]
+
+
+def test_runs_with_similar_places_get_different_names():
+    runs = [make_run(place) for place in ("a/b", "a-b", "a b", "claims", "é")]
+    assert sections.identifiers(runs) == ["run-a-b", "run-a-b-2", "run-a-b-3", "run-claims", "run-"]
+
+
+def test_every_committed_figure_is_in_the_page_byte_for_byte(committed, committed_page):
+    embedded = Counter(
+        base64.b64decode(attrs["src"].partition(",")[2]) for attrs in Seen(committed_page).all("img")
+    )
+    assert embedded == Counter(path.read_bytes() for path in COMMITTED.rglob("figures/*.png"))
+    for run in committed:
+        for picture in run.pictures:
+            assert picture.name in captions.CAPTIONS[run.attrs["experiment"]], (
+                "write a caption for this figure"
+            )
+
+
+def test_every_committed_claim_is_in_the_page_and_counted_by_document(committed_page):
+    expected, texts = Counter(), []
+    for path in COMMITTED.rglob("claims.csv"):  # what the experiments wrote, read by other means
+        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            expected[re.match(r"\d{3}|.*", row["document"])[0], row["verdict"]] += 1
+            texts.append(row["text"])
+    section = committed_page.partition('id="documents"')[2].partition("</section>")[0]
+    body = section.partition("<tbody>")[2]
+    rows = re.findall(r'<th scope="row">(.*?)</th>' + r'<td class="number">(\d+)</td>' * 4, body)
+    assert rows
+    found = {
+        (name, kind): int(count)
+        for name, *counts, _ in rows
+        for kind, count in zip(wording.CONCLUSIONS, counts, strict=True)
+        if int(count)
+    }
+    assert found == expected, "some claims.csv is not what its results.nc gives: run its experiment's command"
+    assert all(int(total) == sum(map(int, counts)) for _, *counts, total in rows)
+    shown = Seen(committed_page).text
+    assert all(text in shown for text in texts)
+
+
+def test_the_committed_summary_is_what_the_command_makes(committed):
+    made = summary.text(committed)
+    assert (COMMITTED / "SUMMARY.md").read_text(encoding="utf-8") == made, f"renew it: {summary.RENEW}"
+
+
+def test_the_summary_escapes_and_counts():
+    verdicts = [make_verdict("a | b <i>", verdict="supported"), make_verdict("c", verdict="inconclusive")]
+    lines = summary.text([make_run("x y", verdicts)], "../there").splitlines()
+    row = r"| 000 | a \| b &lt;i> | published | +1.25 \[+0.75, +1.5\] accuracy points | supported | 11 |"
+    assert row in lines
+    assert "| **all** | 1 | 0 | 1 | 2 |" in lines
+    assert "[x y](../there/x%20y/report.md): preset quick; data set none." in lines
+
+
+# Reading runs
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """A folder with the committed XOR results twice, ``good`` and ``deep/other``."""
+    for place in ("good", "deep/other"):
+        shutil.copytree(COMMITTED / "xor", tmp_path / "results" / place)
+    return tmp_path / "results"
+
+
+def report(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["experiments", "report", *map(str, arguments)])
+    code = 0
+    try:
+        experiments.__main__.main()
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().err
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_results_are_named_and_counted_nowhere(copies, tmp_path, monkeypatch, capsys):
+    damage(copies / "deep/other/results.nc")
+    code, printed = report(monkeypatch, capsys, "--out", tmp_path / "out", "--results", copies)
+    assert code == 1
+    line = "results.nc is damaged: results.nc is not what was written"
+    assert printed.splitlines() == [f"error: deep/other: {line}"]
+    html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert f'<p class="problem">deep/other: {line}</p>' in html
+    assert (
+        Seen(html).text.count("10 random units beat 2 random units (strict)") == 2
+    )  # all claims, and the run's
+    text = (tmp_path / "out/summary.md").read_text(encoding="utf-8")
+    assert f"**deep/other: {line}**" in text
+    assert re.search(r"\| \*\*all\*\* \|.* 18 \|\n", text)
+
+
+def test_whatever_is_amiss_is_said(copies, monkeypatch):
+    (copies / "good/results.nc").unlink()
+    other = copies / "deep/other"
+    (other / "results.nc.sha256").unlink()
+    damage(other / "figures/success.png")
+    text = (other / "claims.csv").read_text(encoding="utf-8")
+    (other / "claims.csv").write_text(text.replace("supported", "contradicted", 1), encoding="utf-8")
+    good, odd = sorted(gather.gather(copies), key=lambda run: run.problem, reverse=True)
+    assert good.problem == "results.nc: no such file"
+    assert not odd.problem
+    assert odd.remarks == (
+        "results.nc.sha256 is missing: read without a check",
+        "figures/success.png is damaged: left out",
+        "claims.csv was written by another version; the claims here are judged anew",
+    )
+    assert [picture.name for picture in odd.pictures] == ["boundaries"]
+    assert odd.seeds == "0–999 (1,000)"
+
+    measured = results.load(other / "results.nc")
+    results.save(measured.drop_vars("logit"), other / "results.nc")
+    results.save(measured.assign_attrs(experiment="../xor"), copies / "good/results.nc")
+    problems = [run.problem for run in gather.gather(copies)]
+    assert any(
+        problem.startswith("results.nc cannot be judged by this version: KeyError") for problem in problems
+    )
+    assert "results.nc is of an unknown experiment '../xor'" in problems
+
+
+def test_a_figure_without_a_caption_gets_its_name(copies):
+    figures = copies / "good/figures"
+    shutil.copy(figures / "success.png", figures / "another_view.png")
+    pictures, unreadable = gather.read_pictures(figures, "xor")
+    assert [picture.name for picture in pictures] == ["success", "boundaries", "another_view"]
+    assert pictures[2].caption == "Another view."
+    assert (pictures[0].width, pictures[0].height) == (1656, 504)
+    assert not unreadable
+
+
+def test_it_writes_a_page_and_summaries_and_nothing_else(copies, tmp_path, monkeypatch, capsys):
+    arguments = ["--out", tmp_path / "out", "--results", copies, "--summary", tmp_path / "new/SUMMARY.md"]
+    assert report(monkeypatch, capsys, *arguments) == (0, "")
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and copies not in path.parents]
+    names = {path.relative_to(tmp_path).as_posix() for path in written}
+    assert names == {"out/report.html", "out/summary.md", "new/SUMMARY.md"}
+    assert (tmp_path / "new/SUMMARY.md").read_text() == (tmp_path / "out/summary.md").read_text()
+    assert "(../results/deep/other/report.md)" in (tmp_path / "out/summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--results none", "--results none: no such folder"),
+        ("--results file", "--results file: no such folder"),
+        ("--results empty", "--results empty: holds no results.nc"),
+        ("--out file", "--out file: file is not a folder"),
+        ("--out file/below", "--out file/below:"),
+        ("--out=", "--out: expected a path"),
+        ("--results=", "--results: expected a path"),
+        ("--summary=", "--summary: expected a path"),
+        ("--summary empty", "--summary empty: is a folder"),
+        ("--summary file/SUMMARY.md", "--summary file: "),
+        ("--out " + "x" * 5000, "File name too long"),
+        ("--out a\x07b", "cannot be printed"),
+        ("--theme dark", "--theme"),
+        ("extra", "extra"),
+        ("--out", "expected one argument"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    code, printed = report(monkeypatch, capsys, *arguments.split(" "))
+    assert code == 2
+    assert len(printed.splitlines()) == 1
+    assert printed.startswith("error: ")
+    assert named in printed
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
+
+
+def test_it_is_listed_beside_the_experiments(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    experiments.__main__.main()
+    listed = capsys.readouterr().out
+    assert "  report " in listed
+    assert not set(experiments.__main__.COMMANDS) & set(experiments.__main__.EXPERIMENTS)
+    assert gather.experiment_names() == sorted(experiments.__main__.EXPERIMENTS)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browsing(tmp_path_factory.mktemp("profile")) as (call, events):
+        yield call, events
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, committed_page, hostile_page):
+    folder = tmp_path_factory.mktemp("pages")
+    # As if some text had got through: the page's policy is what then stands in its way.
+    broken = committed_page.replace(
+        "</main>", "<script>window.taken = 1</script><style>p{color:red}</style></main>"
+    )
+    pages = {"committed": committed_page, "hostile": hostile_page, "broken": broken}
+    for name, html in pages.items():
+        (folder / f"{name}.html").write_text(html, encoding="utf-8")
+    return folder
+
+
+def complaints(events):
+    """What the browser's console would show, and addresses asked for that are not the page itself."""
+    said = [e["params"]["entry"]["text"] for e in events if e["method"] == "Log.entryAdded"]
+    thrown = [e["params"] for e in events if e["method"] == "Runtime.exceptionThrown"]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return said, thrown, [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+@in_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_page_fits_and_looks_as_asked(tab, written, width, scheme):
+    call, events = tab
+    events.clear()
+    open_page(call, written / "committed.html", width, scheme=scheme)
+    assert evaluate(call, "document.documentElement.scrollWidth") <= width
+    assert evaluate(call, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    parts = "[...document.querySelectorAll('section, section > *')]"
+    assert evaluate(call, f"{parts}.every(e => e.getBoundingClientRect().right <= innerWidth)")
+    assert complaints(events) == ([], [], [])
+    pixels = np.asarray(screenshot(call), np.float64)
+    assert pixels.shape == (900, width, 3)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100  # text is there, with its soft edges
+    brightness = np.median(pixels.mean(2))
+    assert brightness > 230 if scheme == "light" else brightness < 50
+    card = evaluate(call, "getComputedStyle(document.querySelector('.card')).backgroundColor")
+    assert card == "rgb(255, 255, 255)"
+
+
+CELLS = "[...document.querySelectorAll('#claims tbody tr')].map(r => r.cells[{}].textContent)"
+SORT = "[...document.querySelectorAll('#claims th')][{}].getAttribute('aria-sort')"
+
+
+@in_chromium
+def test_columns_are_sorted_by_keyboard(tab, written, committed):
+    call, _ = tab
+    open_page(call, written / "committed.html", 1280)
+    verdicts = [verdict for run in committed for verdict in run.verdicts]
+    for column, key, shown in (
+        (5, lambda v: v.n, lambda v: f"{v.n:,}"),
+        (4, lambda v: v.adjusted_p, wording.p_value),
+        (6, lambda v: sections.MARKS[v.verdict], None),
+    ):
+        before = evaluate(call, CELLS.format(column))
+        call(
+            "Runtime.evaluate", expression=f"document.querySelectorAll('#claims th button')[{column}].focus()"
+        )
+        press(call, "Enter", 13)
+        assert evaluate(call, SORT.format(column)) == "ascending"
+        upwards = evaluate(call, CELLS.format(column))
+        if shown:
+            assert upwards == [shown(v) for v in sorted(verdicts, key=key)]
+        else:
+            assert Counter(upwards) == Counter(before)
+            assert len([1 for a, b in itertools.pairwise(upwards) if a != b]) == 2  # three groups
+        press(call, "Enter", 13)
+        assert evaluate(call, SORT.format(column)) == "descending"
+        if shown:
+            assert evaluate(call, CELLS.format(column)) == [
+                shown(v) for v in sorted(verdicts, key=key, reverse=True)
+            ]
+        press(call, "Enter", 13)
+        assert evaluate(call, SORT.format(column)) == "none"
+        assert evaluate(call, CELLS.format(column)) == before
+
+
+@in_chromium
+def test_claims_are_filtered(tab, written, committed):
+    call, _ = tab
+    open_page(call, written / "committed.html", 1280)
+    counts = wording.totals(committed)
+    rows = "[...document.querySelectorAll('#claims tbody tr')]"
+    visible = f"{rows}.filter(r => r.offsetHeight).map(r => r.dataset.verdict)"
+    for kind in wording.CONCLUSIONS:
+        evaluate(call, f"document.querySelector('.filters .{kind}').click()")
+        assert evaluate(call, visible) == [kind] * counts[kind]
+        assert evaluate(call, "document.querySelectorAll('.filters [aria-pressed=true]').length") == 1
+    evaluate(call, "document.querySelector('.filters button').click()")
+    assert len(evaluate(call, visible)) == counts.total()
+    evaluate(call, "document.getElementById('containing').focus()")
+    call("Input.insertText", text="(STRICT)")
+    strict = sum("(strict)" in v.claim.text for run in committed for v in run.verdicts)
+    assert len(evaluate(call, visible)) == strict > 0
+    status = evaluate(call, "document.querySelector('[role=status]').textContent")
+    assert status == f"{strict} of {counts.total()} claims shown"
+
+
+@in_chromium
+@pytest.mark.parametrize("name", ["hostile", "broken"])
+def test_nothing_but_the_page_s_own_script_runs(tab, written, name):
+    call, events = tab
+    events.clear()
+    open_page(call, written / f"{name}.html", 360)
+    assert evaluate(call, "typeof window.taken") == "undefined"
+    said, thrown, asked = complaints(events)
+    assert (thrown, asked) == ([], [])
+    assert bool(said) == (name == "broken")  # the policy speaks up where it has something to forbid
+    assert evaluate(call, "document.documentElement.scrollWidth") <= 360
