@@ -66,11 +66,6 @@ UNSTABLE = _claim(
 )  # fmt: skip
 
 
-def _on(claim: Claim, split: str) -> Claim:
-    """The claim, said of one split."""
-    return replace(claim, identifier=f"{claim.identifier}:{split}", text=f"{claim.text} ({split} accuracy)")
-
-
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
     """Judge every claim that the levels and methods of these results can speak to."""
     judged = []

@@ -23,8 +23,8 @@ CAPTIONS = {
         "others_train": f"Other initializations: training accuracy {AGAINST_KEPT}",
     },
     "variance_propagation": {
-        "figure7_4_variance": "Variance through 50 layers read as the published axis says it, as a variance: "
-        "the published ends (stars) lie on no line.",
+        "figure7_4_variance": "Layer by layer, read as the published axis says it, as a variance: most of "
+        "the published ends (stars) lie far from their lines.",
         "figure7_4_standard_deviation": "The same read as a standard deviation: the published ends (stars) "
         "lie at or near the lines.",
         "three_means": "How far three ways to average networks lie from the theory, layer by layer.",
@@ -65,7 +65,7 @@ CAPTIONS = {
         "figure5_losses": "Validation loss of tickets and of the groups, over networks and seeds.",
         "figure6_group_sizes": "Relative sizes of tickets and of the groups.",
         "criteria_grid": "Mask criteria and treatments of weights: accuracy untrained, and trained.",
-        "criteria_untrained": "Untrained accuracy against weights kept: a panel a treatment, a line a mask.",
+        "criteria_untrained": "Untrained accuracy against weights kept: a panel a treatment, a line a rule.",
         "learned_masks": "Accuracy of learned masks while they are learned; crosses: mean of drawn masks.",
     },
     "benchmark": {
