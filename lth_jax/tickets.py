@@ -96,9 +96,8 @@ def find_tickets(
         prunable=masks.prunable(shapes, prunable),
         scope=scope,
     )
-    runs = jax.vmap(lambda seed: lottery.begin(seed, *initial(stream(seed, "init")), plan))(
-        jnp.asarray(seeds, jnp.int32)
-    )
+    begin = jax.vmap(lambda seed: lottery.begin(seed, *initial(stream(seed, "init")), plan))
+    runs = jax.jit(begin)(jnp.asarray(seeds, jnp.int32))  # op by op, a module's init compiles for long
     played = lottery.play(runs, data, {"train": data, "test": test}, plan, levels, select=_record)
     recorded = [jax.tree.map(np.asarray, kept) for _, kept in played]
     mask, record = jax.tree.map(lambda *leaves: np.stack(leaves), *recorded)
