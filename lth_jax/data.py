@@ -101,6 +101,11 @@ class Dataset:
     test_labels: Labels = field(repr=False)
     classes: int
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What results say of the data that they come from."""
+        return {"dataset": self.title, "source": self.source, "fingerprint": self.fingerprint}
+
 
 class Holdout(NamedTuple):
     """The training part of a data set in two: to train on, and to validate on."""

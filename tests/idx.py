@@ -11,6 +11,11 @@ from lth_jax import data_formats
 TRAIN, TEST = 60, 20
 
 
+def gzipped(content: bytes, level: int = 9) -> bytes:
+    """Gzipped without a time, so that all test workers collect tests of the same name."""
+    return gzip.compress(content, level, mtime=0)
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """Bytes in the IDX format."""
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
@@ -32,5 +37,5 @@ def write_idx(folder: Path, seed: int = 0, ending: str = "", dotted: bool = Fals
         stem = data_formats.IDX_STEMS[part]
         content = idx_bytes(array)
         name = (stem.replace("-idx", ".idx") if dotted else stem) + ending
-        (folder / name).write_bytes(gzip.compress(content, 1) if ending else content)
+        (folder / name).write_bytes(gzipped(content, 1) if ending else content)
     return folder

@@ -4,7 +4,6 @@ Nothing is written, and nothing is compiled. ``test_enough_was_tried`` counts th
 functions refuse is in ``test_edges.py``.
 """
 
-import gzip
 import json
 import struct
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from idx import TRAIN, write_idx
+from idx import TRAIN, gzipped, write_idx
 
 import experiments.__main__
 from experiments import cli
@@ -139,10 +138,6 @@ def test_a_wrong_command_line_is_named(refused, named, arguments):
 # Data
 
 
-def zipped(content):
-    return gzip.compress(content, mtime=0)
-
-
 def header(kind, rank, *shape):
     return lambda content: struct.pack(f">HBB{len(shape)}I", 0, kind, rank, *shape) + content[4 + 4 * rank :]
 
@@ -151,7 +146,7 @@ def patched(position, *values):
     return lambda content: content[:position] + bytes(values) + content[position + len(values) :]
 
 
-BOMB = zipped(struct.pack(">HBB3I", 0, 8, 3, TRAIN, 28, 28) + bytes(50_000_000))
+BOMB = gzipped(struct.pack(">HBB3I", 0, 8, 3, TRAIN, 28, 28) + bytes(50_000_000))
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 # A file's content to a damaged one's, for images and labels alike.
@@ -178,12 +173,12 @@ DAMAGE = {
     "an example too few": patched(7, TRAIN - 1),
     "text": lambda content: b"5,0,0,0\n" * 100,
     "a picture": lambda content: b"\x89PNG\r\n\x1a\n" + content,
-    "gzip, truncated": lambda content: zipped(content)[:-20],
-    "gzip, wrong checksum": lambda content: zipped(content)[:-8] + b"\0\0\0\0" + zipped(content)[-4:],
-    "gzip, header only": lambda content: zipped(content)[:10],
+    "gzip, truncated": lambda content: gzipped(content)[:-20],
+    "gzip, wrong checksum": lambda content: gzipped(content)[:-8] + b"\0\0\0\0" + gzipped(content)[-4:],
+    "gzip, header only": lambda content: gzipped(content)[:10],
     "gzip, rubbish": lambda content: b"\x1f\x8b" + content,
-    "gzip, rubbish behind": lambda content: zipped(content) + b"rubbish",
-    "gzip in gzip": lambda content: zipped(zipped(content)),
+    "gzip, rubbish behind": lambda content: gzipped(content) + b"rubbish",
+    "gzip in gzip": lambda content: gzipped(gzipped(content)),
 }
 REFUSED_DATA = [(file, kind, damage) for file in (IMAGES, LABELS) for kind, damage in DAMAGE.items()]
 REFUSED_DATA += [

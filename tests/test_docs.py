@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import overstated
 
 import lth_jax
 from docs import reference
@@ -149,3 +150,12 @@ def test_the_citation_agrees_with_the_package():
     assert citation["authors"] == [{"name": "The lth_jax developers"}]
     assert all({"type", "title", "authors"} <= set(work) for work in citation["references"])
     assert f"What will be {project}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_readme_that_counts_too_many_faults_is_caught():
+    text = "survives 44 kills and 38 damaged files, refuses 257 malformed inputs"
+    enough = {"kills survived": 44, "damaged files survived": 50, "malformed inputs refused": 257}
+    assert overstated(text, enough) == {}
+    assert overstated(text, {**enough, "kills survived": 43}) == {"kills survived": 44}
+    assert set(overstated(text, {})) == set(enough)
+    assert overstated((ROOT / "README.md").read_text(encoding="utf-8"), {})  # README has all three

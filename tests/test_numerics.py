@@ -156,7 +156,9 @@ def test_a_level_leaks_no_tracer(digits):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(jax.config.jax_enable_x64, reason="this is the run that the test starts")
+@pytest.mark.skipif(
+    jax.config.jax_enable_x64, reason="64-bit floats are on already: this is what the test starts"
+)
 def test_the_core_passes_with_x64_on():
     files = [str(HERE / f"test_{name}.py") for name in ("numerics", "masks", "pruning", "training")]
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", *files, "-m", "not long"]

@@ -1,6 +1,6 @@
 """E1 · Initializations compared for finding winning tickets (document 000: Wijnja, Wierstra, Hamburger 2020).
 
-    python -m experiments init_comparison                                   embedded digits, 2 minutes
+    python -m experiments init_comparison                                   embedded digits, minutes
     python -m experiments init_comparison --preset paper                    full MNIST, as described
     python -m experiments init_comparison --preset paper --variant as-run   full MNIST, as the program ran
 
@@ -218,9 +218,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
         experiment="init_comparison",
         preset=execution.preset,
         variant=config.variant,
-        dataset=dataset.title,
-        source=dataset.source,
-        fingerprint=dataset.fingerprint,
+        **dataset.attributes,
         seconds=float(seconds.sum()),
         inputs=int(np.prod(dataset.train_images.shape[1:])),
         classes=dataset.classes,

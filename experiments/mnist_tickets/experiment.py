@@ -70,9 +70,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
             experiment="mnist_tickets",
             preset=execution.preset,
             variant=config.part,
-            dataset=dataset.title,
-            source=dataset.source,
-            fingerprint=dataset.fingerprint,
+            **dataset.attributes,
             seconds=sum(seconds for _, seconds in runs),
         )
     )

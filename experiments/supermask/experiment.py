@@ -70,9 +70,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
         config,
         experiment="supermask",
         preset=execution.preset,
-        dataset=dataset.title,
-        source=dataset.source,
-        fingerprint=dataset.fingerprint,
+        **dataset.attributes,
         seconds=seconds,
     )
     return xr.merge(parts, combine_attrs="drop").assign_attrs(attrs)

@@ -89,9 +89,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
         experiment="ticket_distribution",
         preset=execution.preset,
         variant=config.variant,
-        dataset=dataset.title,
-        source=dataset.source,
-        fingerprint=dataset.fingerprint,
+        **dataset.attributes,
         seconds=seconds + more,
         test_examples=len(dataset.test_labels),
     )

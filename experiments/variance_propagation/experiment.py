@@ -240,9 +240,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
         config,
         experiment="variance_propagation",
         preset=execution.preset,
-        dataset=dataset.title,
-        source=dataset.source,
-        fingerprint=dataset.fingerprint,
+        **dataset.attributes,
         seconds=time.perf_counter() - started,
     )
     return xr.merge(parts, combine_attrs="drop").assign_attrs(attrs)

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import PyTree
 
 from lth_jax import data, initializers, lottery, masks, models, parallel, pruning, rewinding
-from lth_jax.config import InputError, check_choices, flag, option, require
+from lth_jax.config import InputError, check_choices, check_distinct, check_limits, option, require
 from lth_jax.keys import stream
 from lth_jax.training import Recipe
 from lth_jax.types import Collections, Params, PRNGKey, Shapes, Split
@@ -92,11 +92,8 @@ class Config:
             require(0 < len(self.hidden) <= 20, f"--hidden {widths or 'nothing'}: --model mlp takes 1 to 20")
         else:
             require(not self.hidden, f"--hidden {widths}: only --model mlp takes widths")
-        require(len(self.seeds) > 0, "--seeds: name at least one")
-        for name, (least, most) in LIMITS.items():
-            value = getattr(self, name)
-            for entry in value if isinstance(value, tuple) else (value,):
-                require(least <= entry <= most, f"{flag(name)} {entry}: expected {least:,g} to {most:,g}")
+        check_distinct(self, "seeds")
+        check_limits(self, LIMITS)
         if self.initializer != OWN:
             named("--initializer", lambda: initializers.get(self.initializer))
         if self.schedule == "constant":

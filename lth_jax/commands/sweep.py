@@ -28,7 +28,7 @@ HELP = "find tickets: train, prune, rewind, level after level, many seeds at onc
 USAGE = "lth-jax sweep [--config FILE.toml] [--FLAG VALUE …]"
 EXAMPLES = """\
 examples:
-  lth-jax sweep                                            LeNet-300-100 on embedded digits, two minutes
+  lth-jax sweep                                            LeNet-300-100 on embedded digits, minutes
   lth-jax sweep --dataset mnist --data-dir DIR --epochs 5 --levels 20 --seeds 42-52
   lth-jax sweep --model mlp --hidden 100,50 --optimizer momentum --learning-rate 0.05 --schedule cosine
   lth-jax sweep --model mynet:Net --initializer he_normal --layer-rates output=0.1   class Net of ./mynet.py
@@ -189,9 +189,7 @@ def labelled(
         chosen,
         experiment="sweep",
         model=chosen.model,
-        dataset=dataset.title,
-        source=dataset.source,
-        fingerprint=dataset.fingerprint,
+        **dataset.attributes,
         seconds=seconds,
         image_shape=json.dumps(dataset.train_images.shape[1:]),
         classes=dataset.classes,
