@@ -85,8 +85,6 @@ def _put_in_place(aside: Path, place: Path) -> None:
     _to_disk(place.parent)
     for level in numbers(place.parent)[KEEP:]:
         _discard(place.parent / str(level))
-    for remains in place.parent.glob("*.orbax-checkpoint-tmp*"):  # of versions that let Orbax rename
-        _discard(remains)
 
 
 def numbers(folder: Path) -> list[int]:
@@ -115,13 +113,9 @@ def restore_newest(folder: Path, like: PyTree) -> tuple[int, PyTree] | None:
         if problem is None:
             _check_same(place, like)
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            try:
-                with _checkpointer() as checkpointer:
-                    return finished, checkpointer.restore(
-                        place / TREE, args=ocp.args.StandardRestore(abstract)
-                    )
-            except Exception as error:  # only where there are no digests
-                problem = f"cannot be read: {' '.join(str(error).split())[:200]}"
+            with _checkpointer() as checkpointer:
+                tree = checkpointer.restore(place / TREE, args=ocp.args.StandardRestore(abstract))
+            return finished, tree
         warn(f"checkpoint {place} is damaged ({problem}): left out")
     return None
 
@@ -134,14 +128,10 @@ def _checkpointer() -> ocp.Checkpointer:
 def _problem(place: Path) -> str | None:
     """What is wrong with a checkpoint's files, ``None`` if nothing is known to be."""
     try:
-        if not (place / SUMS).exists():
-            with _checkpointer() as checkpointer:
-                if checkpointer.metadata(place / TREE).item_metadata is None:
-                    return "its list of arrays cannot be read"
-            warn(f"checkpoint {place} has no {SUMS} (an earlier version wrote none): taken without a check")
-            return None
         expected = (place / SUMS).read_text(encoding="utf-8")
         return digests.problem(place, expected, digests.files_below(place, SUMS))
+    except FileNotFoundError:
+        return f"it has no {SUMS}"
     except Exception as error:
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 

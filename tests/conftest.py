@@ -7,6 +7,12 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+# Programs are compiled once for all tests, and for the processes that they start.
+CACHE = Path(__file__).resolve().parents[1] / "runs" / "test-cache"
+os.environ.setdefault("XDG_CACHE_HOME", str(CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 # Every function of the package checks the shapes and dtypes that its annotations promise.
 install_import_hook("lth_jax", "beartype.beartype")
 
@@ -14,7 +20,6 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-os.environ.setdefault("XDG_CACHE_HOME", os.path.join(os.path.dirname(__file__), "..", "runs", "test-cache"))
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -139,7 +139,8 @@ print(json.dumps([peak, seen["cache_misses"], seen["cache_hits"]]))
 
 def peak_of(flags: list[str], out: Path, cache: Path) -> tuple[int, int, int]:
     """Bytes that a whole sweep held at most, in a process of its own; programs it compiled, and found."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MEASURED, *flags, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
