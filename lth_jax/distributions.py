@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Float, PyTree
-from scipy import optimize, special, stats
 
 from lth_jax.initializers import Scheme
 from lth_jax.masks import path_names
@@ -83,8 +83,8 @@ def keep_probability(
     x: Float[np.ndarray, " points"], threshold: float, displacement: float, drift: float
 ) -> Float[np.ndarray, " points"]:
     """k: how likely a weight that begins at ``x`` ends beyond the threshold; all in one unit."""
-    above = special.ndtr((x + drift - threshold) / displacement)
-    return above + special.ndtr((-x - drift - threshold) / displacement)
+    above = scipy.special.ndtr((x + drift - threshold) / displacement)
+    return above + scipy.special.ndtr((-x - drift - threshold) / displacement)
 
 
 def initial(scheme: Scheme, fan: tuple[int, int]) -> Model:
@@ -119,7 +119,7 @@ def fit(values: Values, scheme: Scheme, fan: tuple[int, int], drifting: bool = T
     dimensions = 3 if drifting else 2
     options = {"maxiter": 2000, "xatol": 1e-4, "fatol": 1e-9}
     start, limits = np.array([-0.5, -1.0, 0.0])[:dimensions], LIMITS[:dimensions]
-    best = optimize.minimize(
+    best = scipy.optimize.minimize(
         negative_log_likelihood, start, method="Nelder-Mead", bounds=limits, options=options
     ).x
     drift = float(best[2]) if drifting else 0.0
@@ -172,7 +172,7 @@ def distance(values: Values, other: Float[np.ndarray, " others"] | Callable[[Val
       values: a sample.
       other: another sample, or a cumulative distribution function.
     """
-    test = stats.kstest if callable(other) else stats.ks_2samp
+    test = scipy.stats.kstest if callable(other) else scipy.stats.ks_2samp
     return float(test(values, other, method="asymp").statistic)
 
 

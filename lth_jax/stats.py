@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 Values = ArrayLike | Sequence | float | int
 Kind = Literal["greater", "equal", "at_least"]
@@ -263,12 +263,12 @@ def _differences(a: Values, b: Values) -> _Sample:
 def _student_tail(sample: _Sample, distance: float) -> float:
     """One-sided p of the t test for a mean this far on the right side of its null."""
     if sample.error > 0:
-        return float(stats.t.sf(distance / sample.error, len(sample.values) - 1))
+        return float(scipy.stats.t.sf(distance / sample.error, len(sample.values) - 1))
     return float(np.isnan(sample.error) or distance <= sample.noise)
 
 
 def _student_interval(sample: _Sample, confidence: float) -> tuple[float, float]:
-    half = sample.error * stats.t.ppf((1 + confidence) / 2, max(len(sample.values) - 1, 1))
+    half = sample.error * scipy.stats.t.ppf((1 + confidence) / 2, max(len(sample.values) - 1, 1))
     return float(sample.mean - half), float(sample.mean + half)
 
 
@@ -280,7 +280,7 @@ def _bootstrap_interval(sample: _Sample, confidence, resamples, seed) -> tuple[f
     centred, n = sample.values - sample.mean, len(sample.values)
     options = {"n_resamples": resamples, "batch": max(1, 4_000_000 // n), "rng": seed}
     options |= {"confidence_level": confidence, "method": "BCa" if n > 2 else "percentile"}
-    low, high = stats.bootstrap((centred,), mean_error, **options).confidence_interval
+    low, high = scipy.stats.bootstrap((centred,), mean_error, **options).confidence_interval
     return float(sample.mean + low), float(sample.mean + high)
 
 

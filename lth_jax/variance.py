@@ -28,8 +28,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, Int, Num
-from scipy import special, stats
 
 from lth_jax.initializers import Scheme, standard_sample, weight_variance
 from lth_jax.keys import stream
@@ -272,8 +272,8 @@ def relu_log_bias(width: int) -> float:
       width: units D of the layer that is rectified.
     """
     active = np.arange(1, width + 1)
-    chance = stats.binom.pmf(active, width, 0.5)
-    log_ratio = special.digamma(active / 2) + np.log(4 / width)
+    chance = scipy.stats.binom.pmf(active, width, 0.5)
+    log_ratio = scipy.special.digamma(active / 2) + np.log(4 / width)
     return float(np.sum(chance * log_ratio) / np.sum(chance))
 
 
@@ -306,7 +306,9 @@ def agreement(
     counted = alive[:, :-1]
     layers = counted.sum() / len(counted)
     per_network = np.where(counted, ratio - 1, 0.0).sum(-1) / (layers if layers > 0 else np.nan)
-    of_mean = special.logsumexp(excess, axis=0) if alive.any(0).all() else np.full(excess.shape[-1], np.nan)
+    of_mean = (
+        scipy.special.logsumexp(excess, axis=0) if alive.any(0).all() else np.full(excess.shape[-1], np.nan)
+    )
     of_log = excess.mean(0) if alive.all() else np.full(excess.shape[-1], np.nan)
     return Agreement(per_network, *(float(np.expm1(slope(line))) for line in (of_mean, of_log)))
 
