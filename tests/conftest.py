@@ -1,6 +1,7 @@
-"""Shared by all tests: two host devices, shapes checked at run time, tiny data, a tally of faults."""
+"""Shared by all tests: two host devices, shapes checked at run time, tiny data or none, a tally of faults."""
 
 import collections
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+pytest.register_assert_rewrite("command_line")  # its assertions are explained as those of tests are
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -40,6 +42,29 @@ def make_digits():
 def digits():
     """A tiny data set."""
     return make_digits()
+
+
+@pytest.fixture
+def nothing_of_this_machine(monkeypatch, tmp_path_factory):
+    """No source but what a test makes; TensorFlow looks as if it were not installed."""
+    from lth_jax import data
+
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.delenv("LTH_DATA_DIR", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(home / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setattr(data, "SYSTEM", home / "system")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name)
+    )
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    """An error's message, which is to be one line."""
+    message = str(error.value)
+    assert "\n" not in message
+    return message
 
 
 # Faults survived and inputs refused, counted where they are and summed over all processes of a test run. A

@@ -30,6 +30,14 @@ def digits(seed: int = 0) -> data_formats.Arrays:
     return data_formats.Arrays(*(half.astype(np.uint8) for half in halves))
 
 
+def some_arrays() -> data_formats.Arrays:
+    """``digits()`` as they are loaded, pictures [n, 28, 28, 1]."""
+    arrays = digits()
+    return arrays._replace(
+        train_images=arrays.train_images[..., None], test_images=arrays.test_images[..., None]
+    )
+
+
 def write_idx(folder: Path, seed: int = 0, ending: str = "", dotted: bool = False) -> Path:
     """The four files in a folder, gzipped where ``ending`` says so."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,351 +1,38 @@
-"""The installed command: from its flags to files, back from the files, and what it refuses."""
+"""The installed command: looking at runs, data, help, completion, exit codes, logs and progress."""
 
 import json
-import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import scipy.sparse
 import xarray as xr
+from command_line import calling, refusing
 from idx import TEST, TRAIN, write_idx
 
-import lth_jax
-from lth_jax import commands, config, data, data_formats, exits, logs, models, progress, reports, sparsity
-from lth_jax import ticket_files as files
-from lth_jax.commands import settings, show, sweep
+from lth_jax import config, data, exits, logs, progress, reports
+from lth_jax.commands import settings, show
 from lth_jax.sweep import Progress
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
-TINY = ["--dataset", "mnist", "--data-dir", "DIGITS", "--epochs", "1", "--batch-size", "20"]
-TRUNK = ["--model", "mlp", "--hidden", "8", "--levels", "3", "--seeds", "42,7", *TINY]
-
-NET = """
-import flax.linen as nn
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, images, train: bool = False):
-        x = nn.Dense(4)(images.reshape(len(images), -1))
-        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
-        return nn.Dense(10)(nn.Dropout(0.1, deterministic=not train)(x))
-
-class Other:
-    pass
-
-def needs(argument):
-    pass
-"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with sixty digits, somebody's module, and a run."""
+    """A folder with sixty digits."""
     folder = tmp_path_factory.mktemp("command")
     write_idx(folder / "DIGITS")
-    (folder / "somebodys_net.py").write_text(NET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("LTH_DATA_DIR", raising=False)
-        commands.main(["sweep", *TRUNK, "--out", "run"])
-        commands.main(["export", "run", "--seed", "7", "--level", "2", "--out", "new/ticket.safetensors"])
     return folder
 
 
 @pytest.fixture
 def call(place, monkeypatch, capsys):
-    """Call it with a command line: what was printed."""
-    monkeypatch.chdir(place)
-    monkeypatch.delenv("LTH_DATA_DIR", raising=False)
-
-    def command(*arguments):
-        commands.main(arguments)
-        return capsys.readouterr().out
-
-    return command
+    return calling(place, monkeypatch, capsys)
 
 
 @pytest.fixture
 def refused(place, monkeypatch, capsys):
-    """Call it with a command line that is wrong: its one line, once it is sure that nothing was written."""
-    monkeypatch.chdir(place)
-    monkeypatch.delenv("LTH_DATA_DIR", raising=False)
-
-    def command(*arguments):
-        tree = lambda: sorted((str(p), p.stat().st_mtime_ns) for p in place.rglob("*") if "__" not in str(p))  # noqa: E731
-        before = tree()
-        with pytest.raises(SystemExit) as stop:
-            commands.main(arguments)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert (stop.value.code, line[:7], tree()) == (2, "error: ", before)
-        return line
-
-    return command
-
-
-def tickets_of_the_library(place):
-    """What the trunk's sweep should be, by ``find_tickets``."""
-    train, test = lth_jax.splits(data.load("mnist", place / "DIGITS"))
-    return lth_jax.find_tickets(
-        models.MLP((8,)), optax.adam(1.2e-3), train, test, (42, 7), 3, epochs=1, batch_size=20
-    )
-
-
-# Sweeps
-
-
-def test_a_sweep_is_find_tickets_and_exports_its_tickets(place, call):
-    expected, found = tickets_of_the_library(place), xr.load_dataset(place / "run" / "results.nc")
-    for name in ("test_accuracy", "train_loss", "kept"):
-        assert found[name].dims == ("seed", "level")
-        np.testing.assert_allclose(found[name], expected.results[name], rtol=1e-5)
-    np.testing.assert_array_equal(found["kept_weights"].sel(level=2), [[4014, 51]] * 2)
-    np.testing.assert_array_equal(found["weights"], [6272, 80])
-    for seed in (42, 7):
-        for level in (0, 1, 2):
-            call("export", "run", "--seed", str(seed), "--level", str(level), "--out", "a.safetensors")
-            params, mask, card = lth_jax.load_ticket("a.safetensors")
-            weights, kept = expected.ticket(seed, level)
-            jax.tree.map(np.testing.assert_array_equal, params, weights)
-            jax.tree.map(np.testing.assert_array_equal, mask, kept)
-            accuracy = found["test_accuracy"].sel(seed=seed, level=level)
-            assert (card["seed"], card["level"], card["test_accuracy"]) == (seed, level, accuracy)
-
-
-def test_a_sweep_leaves_what_its_help_says(place):
-    written = {path.name for path in (place / "run").iterdir() if path.name[0] != "."}
-    assert written == {
-        *("config.json", "data.json", "log.jsonl", "results.nc", "results.nc.sha256", "tickets.npz"),
-        *("report.md", "figures", "checkpoints"),
-    }
-    assert json.loads((place / "run" / "config.json").read_text())["hidden"] == [8]
-    report = (place / "run" / "report.md").read_text()
-    assert "| 2 | 64.00% |" in report
-    assert "(figures/accuracy.png)" in report
-    assert (place / "run" / "tickets.npz").stat().st_size < 10_000, (
-        "weights come from the seed, masks are bits"
-    )
-
-
-def test_the_log_has_every_level_once_whatever_became_of_it(place, call, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(place / "run", folder)
-    whole = (folder / "log.jsonl").read_text()
-    measured = xr.load_dataset(folder / "results.nc")
-    for line, level in zip(map(json.loads, whole.splitlines()), range(3), strict=True):
-        accuracy = measured["test_accuracy"].sel(level=level).values.astype(float)
-        np.testing.assert_allclose(line["values"]["test_accuracy"], accuracy)
-        np.testing.assert_allclose(
-            [line["accuracy_mean"], line["accuracy_std"]], [accuracy.mean(), accuracy.std(ddof=1)], atol=1e-9
-        )
-        assert (line["level"], line["levels"], line["runs"]) == (level, 3, ["seed 42", "seed 7"])
-        assert line["network_steps_per_second"] == pytest.approx(6 / line["seconds"])
-    # As a process leaves it that was killed while it wrote the last line, before there were results:
-    (folder / "log.jsonl").write_text(whole[: whole.rindex('"level"')])
-    (folder / "results.nc").unlink()
-    tickets = np.load(folder / "tickets.npz")
-    printed = call("sweep", *TRUNK, "--out", str(folder), "--log", "tensorboard")
-    assert "resumed after level 3/3" in printed
-    again = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    strip = lambda lines: [{k: v for k, v in line.items() if k != "time"} for line in lines]  # noqa: E731
-    assert strip(again) == strip(map(json.loads, whole.splitlines()))
-    for name, array in np.load(folder / "tickets.npz").items():
-        np.testing.assert_array_equal(array, tickets[name])
-    check_scalars(folder / "tensorboard", measured)
-
-
-def check_scalars(folder, measured):
-    """TensorBoard's file has a scalar for each run and level, and the mean."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    (path,) = folder.iterdir()
-    events = [Event.FromString(record) for record in data_formats._tfrecords(path)]
-    scalars = {(v.tag, event.step): v.simple_value for event in events for v in event.summary.value}
-    for level in range(3):
-        for seed in (42, 7):
-            value = measured["test_loss"].sel(seed=seed, level=level)
-            assert scalars[f"test_loss/seed_{seed}", level] == pytest.approx(float(value))
-        mean = measured["test_accuracy"].sel(level=level).mean()
-        assert scalars["all/accuracy_mean", level] == pytest.approx(float(mean))
-
-
-def test_somebodys_module_from_a_file_trained_on_without_rewinding(place, call):
-    (place / "run.toml").write_text(
-        'model = "somebodys_net:Net"\nseeds = "1-2"\nlevels = 5\nrate = 0.5\nlayer_rates = {Dense_1 = 0.25}\n'
-        'dataset = "mnist"\ndata-dir = "DIGITS"\nepochs = 1\nbatch_size = 20\nrewind = "none"\n'
-        'optimizer = "adamw"\nweight_decay = 1e-2\nschedule = "cosine"\nwarmup_steps = 1\nout = "none"\n'
-    )
-    call("sweep", "--config", "run.toml", "--levels", "2")
-    measured = xr.load_dataset(place / "none" / "results.nc")
-    assert measured.sizes == {"seed": 2, "level": 2, "layer": 2}, "the flag goes before the file"
-    np.testing.assert_array_equal(measured["kept_weights"].sel(level=1), [[1568, 30]] * 2)
-    assert "ticket: " in call("export", "none", "--seed", "2", "--level", "1")
-    params, mask, _ = lth_jax.load_ticket("none/tickets/seed-2-level-1.safetensors")
-    kernel, kept = params["Dense_0"]["kernel"], mask["Dense_0"]["kernel"]
-    assert kept.sum() == 1568
-    assert (kernel[~kept] == 0).all()
-    # What is kept is the half with the largest trained weights, so it tells trained weights from others.
-    assert params["BatchNorm_0"]["bias"].any(), "it is 0 before training"
-
-
-def test_rewinding_to_a_step_starts_from_the_dense_network_then(place, call):
-    flags = ["--optimizer", "momentum", "--scope", "global", "--initializer", "he_normal"]
-    call("sweep", *TRUNK, "--levels", "2", "--seeds", "7", *flags, "--rewind", "2", "--out", "back")
-    for level in ("0", "1"):
-        call("export", "back", "--seed", "7", "--level", level)
-    first, *_ = lth_jax.load_ticket("back/tickets/seed-7-level-0.safetensors")
-    later, mask, card = lth_jax.load_ticket("back/tickets/seed-7-level-1.safetensors")
-    assert sum(entry["kept"] for entry in card["weights"].values()) == 6352 - round(0.2 * 6352)
-    # The first two of the dense level's steps, by hand: w ← w − rate · (g + momentum · what was before).
-    train = lth_jax.splits(data.load("mnist", place / "DIGITS"))[0]
-    network, params = models.from_flax(models.MLP((8,))), first
-    order = lth_jax.training.batch_order(lth_jax.stream(7, "order", 0), TRAIN, 20, 2)
-    trace = jax.tree.map(np.zeros_like, first)
-
-    def loss(params, images, labels):
-        logits = network.apply(params, {}, images, None)[0]
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
-
-    gradient = jax.jit(jax.grad(loss))
-    for chosen in np.asarray(order):
-        images = np.asarray(train.images)[chosen].astype("f") / 255
-        found = gradient(params, images, np.asarray(train.labels)[chosen])
-        trace = jax.tree.map(lambda t, g: 0.9 * t + np.asarray(g), trace, found)
-        params = jax.tree.map(lambda w, t: np.float32(w - 1.2e-3 * t), params, trace)
-    expected = jax.tree.map(lambda w, m: np.where(m, w, 0), params, mask)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), later, expected)
-    assert (
-        abs(
-            np.where(mask["hidden_0"]["kernel"], first["hidden_0"]["kernel"], 0) - later["hidden_0"]["kernel"]
-        ).max()
-        > 1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"optimizer": "sgd"}, [-0.1 * 3, -0.1 * 3]),
-        ({"optimizer": "sgd", "weight_decay": 0.5}, [-0.1 * 4, -0.1 * 4]),
-        ({"optimizer": "momentum", "momentum": 0.5}, [-0.1 * 3, -0.1 * 4.5]),
-        ({"optimizer": "nesterov", "momentum": 0.5}, [-0.1 * 4.5, -0.1 * 5.25]),
-        ({"optimizer": "sgd", "schedule": "warmup", "warmup_steps": 2}, [0, -0.05 * 3, -0.1 * 3, -0.1 * 3]),
-        ({"optimizer": "sgd", "schedule": "cosine"}, [-0.3, -0.3 * 0.853553, -0.15, -0.3 * 0.146447, 0]),
-        ({"optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2}, [0, -0.15, -0.3, -0.15, 0]),
-        ({"optimizer": "adam"}, [-0.1, -0.1]),
-        ({"optimizer": "adamw", "weight_decay": 0.5}, [-0.1 - 0.1 * 0.5 * 2] * 2),
-    ],
-)
-def test_an_optimizer_does_what_its_flags_say(flags, expected):
-    """Updates of the weight 2 under the gradient 3, at a rate of 0.1, in a level of 4 steps."""
-    optimizer = settings.make_optimizer(settings.Config(learning_rate=0.1, **flags), 4)
-    state, found = optimizer.init(jnp.float32(2)), []
-    for _ in expected:
-        update, state = optimizer.update(jnp.float32(3), state, jnp.float32(2))
-        found.append(float(update))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-
-
-# Tickets on disk
-
-
-def kept(places=("trained", "rewind_to")):
-    """Two seeds, two levels, a kernel of 3 and a bias."""
-    masks = np.packbits([[[1, 1, 1], [1, 1, 1]], [[1, 0, 1], [0, 1, 1]]], axis=-1)
-    other = {
-        "rewind_to": {"a/kernel": np.array([[7.0, 8, 9], [4, 5, 6]], "f"), "a/bias": np.zeros((2, 1), "f")},
-        "trained": {
-            "a/kernel": np.arange(12, dtype="f").reshape(2, 2, 3) + 20,
-            "a/bias": np.ones((2, 2, 1), "f"),
-        },
-    }
-    theta0 = {"a/kernel": np.array([[1.0, 2, 3], [4, 5, 6]], "f"), "a/bias": np.zeros((2, 1), "f")}
-    chosen = {name: other[name] if name in places else {} for name in other}
-    return files.Kept(masks={"a/kernel": masks}, theta0=theta0, **chosen)
-
-
-def draw(seed, wrong=0.0):
-    row = {4: [1.0, 2, 3], 5: [4.0, 5, 6]}[seed]
-    return {"a/kernel": np.array(row, "f") + np.float32(wrong), "a/bias": np.zeros(1, "f")}
-
-
-@pytest.mark.parametrize(
-    ("places", "level", "expected"),
-    [
-        ((), 0, [4, 5, 6]),
-        ((), 1, [0, 5, 6]),
-        (("rewind_to",), 0, [4, 5, 6]),
-        (("rewind_to",), 1, [0, 5, 6]),
-        (("trained",), 0, [4, 5, 6]),
-        (("trained",), 1, [0, 24, 25]),
-    ],
-)
-def test_where_a_ticket_starts(tmp_path, places, level, expected):
-    files.write(tmp_path / "tickets.npz", (4, 5), kept(places), draw)
-    params, mask = files.read(tmp_path / "tickets.npz", 5, level, draw)
-    np.testing.assert_array_equal(params["a/kernel"], expected)
-    np.testing.assert_array_equal(mask["a/kernel"], [not level, True, True])
-    np.testing.assert_array_equal(params["a/bias"], [float(level and places == ("trained",))])
-
-
-def test_weights_that_a_seed_does_not_give_again_are_stored_or_refused(tmp_path):
-    path = tmp_path / "tickets.npz"
-    files.write(path, (4, 5), kept(()), lambda seed: draw(seed, wrong=1e-6))
-    np.testing.assert_array_equal(files.read(path, 4, 1, draw)[0]["a/kernel"], [1, 0, 3])
-    files.write(path, (4, 5), kept(()), draw)
-    with pytest.raises(config.InputError, match="come out different here"):
-        files.read(path, 4, 1, lambda seed: draw(seed, wrong=1e-6))
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(config.InputError, match="is damaged"):
-        files.read(path, 4, 1, draw)
-
-
-def test_a_card_says_what_the_ticket_is(place, tmp_path):
-    _, mask, card = lth_jax.load_ticket(place / "new" / "ticket.safetensors")
-    assert card == json.loads((place / "new" / "ticket.json").read_text())
-    assert card["weights"] == {
-        "hidden_0/kernel": {"kept": 4014, "of": 6272},
-        "output/kernel": {"kept": 51, "of": 80},
-    }
-    assert card["fingerprint"] == data.load("mnist", place / "DIGITS").fingerprint
-    assert card["kept"] == pytest.approx(4065 / 6352)
-    csr = [scipy.sparse.csr_matrix(layer["kernel"].astype("f")) for layer in mask.values()]
-    biases = 4 * (8 + 10)
-    assert card["bytes"] == {
-        "dense": 4 * (6352 + 18),
-        "csr": sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in csr) + biases,
-        "bcoo": sum(m.data.nbytes + 2 * m.indices.nbytes for m in csr) + biases,
-    }
-    (tmp_path / "no.safetensors").write_bytes(b"8" * 100)
-    for name in ("no.safetensors", "nothing.safetensors"):
-        with pytest.raises(config.InputError, match="cannot be read as a ticket"):
-            lth_jax.load_ticket(tmp_path / name)
-
-
-def test_sparse_inference_is_dense_inference(place, call, monkeypatch):
-    params, mask, _ = lth_jax.load_ticket(place / "new" / "ticket.safetensors")
-    params, mask = jax.tree.map(jnp.asarray, (params, mask))
-    network, images = models.from_flax(models.MLP((8,))), jnp.linspace(0, 1, 3 * 784).reshape(3, 28, 28, 1)
-    kernels = sparsity.sparse_kernels(params, mask)
-    assert {name: kernel.nse for name, kernel in kernels.items()} == {"hidden_0": 4014, "output": 51}
-    size = sum(kernel.data.nbytes + kernel.indices.nbytes for kernel in kernels.values())
-    assert sparsity.sizes(files.flat(jax.tree.map(np.asarray, mask)))["bcoo"] == size + 4 * (8 + 10)
-    broken = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.ndim == 2 else leaf, params)
-    found = sparsity.forward_sparse(network, kernels, broken, {}, images)  # dense kernels are not looked at
-    np.testing.assert_allclose(found, network.apply(params, {}, images, None)[0], rtol=1e-5, atol=1e-6)
-    times = sparsity.measure(network, params, mask, {}, (28, 28, 1), batches=(2,), seconds=0.0)
-    assert min(times[2]) > 0
-    monkeypatch.setattr(sparsity, "measure", lambda *_: {1: sparsity.Times(0.002, 0.012)})
-    printed = call("export", "run", "--seed", "7", "--level", "2", "--out", "a.safetensors", "--measure")
-    assert "batch 1: dense 2 ms, BCOO 12 ms: sparse is 6 times slower" in printed
-    measured = lth_jax.load_ticket("a.safetensors").card["measured"]
-    assert measured["median_of_one_run"]["1"]["ratio"] == pytest.approx(6)
-    assert "CPU" in measured["device"]
+    return refusing(place, monkeypatch, capsys)
 
 
 # Looking at runs
@@ -371,17 +58,6 @@ def test_show_takes_any_variable_of_any_run(call, refused):
     assert "--variable: name one of logit" in refused("show", str(COMMITTED / "xor"))
     assert "epoch" in call("show", str(COMMITTED / "variance_propagation"))
     assert "no such file" in refused("show", "nowhere")
-
-
-def test_show_opens_figures(call, monkeypatch, capsys):
-    opened = []
-    monkeypatch.setattr(show.webbrowser, "open", lambda address: opened.append(address) or True)
-    call("show", "run", "--open")
-    call("show", "run", "--figures", "drawn", "--open")
-    assert [address.rsplit("/", 2)[-2:] for address in opened] == [
-        ["figures", "accuracy.png"],
-        ["drawn", "test_accuracy.png"],
-    ]
 
 
 def test_a_curve_is_shown_at_its_end_and_diverged_runs_are_counted():
@@ -428,116 +104,6 @@ def test_data_sets_are_listed_and_verified(place, call, refused, monkeypatch, tm
     assert path.name in refused("data", "verify", "mnist", "--data-dir", str(tmp_path / "damaged"))
     monkeypatch.setattr(data, "prepare", lambda name, directory: data.load(name, "DIGITS"))
     assert found.fingerprint in call("data", "prepare", "mnist", "--data-dir", str(tmp_path))
-
-
-# What is refused
-
-LINES = {
-    "--levels 0: expected 1 to 1,000": "sweep --levels 0",
-    "--levels abc: expected int": "sweep --levels abc",
-    "--rewind -3": "sweep --rewind=-3",
-    "--rewind 1.5: expected start, none or a number": "sweep --rewind 1.5",
-    "--rewind 0": "sweep --rewind 0",
-    "--rewind 4: a level has 3 steps": "sweep --rewind 4 TINY",
-    "has batch statistics": "sweep --model somebodys_net:Net --rewind 2 TINY",
-    "BatchNorm_0/scale is neither": "sweep --model somebodys_net:Net --initializer he_normal TINY",
-    "is a Other, no flax.linen.Module": "sweep --model somebodys_net:Other TINY",
-    "missing 1 required positional argument": "sweep --model somebodys_net:needs TINY",
-    "has no attribute 'None_'": "sweep --model somebodys_net:None_ TINY",
-    "No module named 'nobodys_net'": "sweep --model nobodys_net:Net TINY",
-    "--model lenet: unknown": "sweep --model lenet",
-    "--model :Net: unknown": "sweep --model :Net",
-    "--hidden nothing: --model mlp takes": "sweep --model mlp",
-    "--hidden 8: only --model mlp": "sweep --hidden 8",
-    "--initializer: unknown initialization 'nope'": "sweep --initializer nope",
-    "--optimizer lbfgs: unknown": "sweep --optimizer lbfgs",
-    "--schedule warmup: say --warmup-steps": "sweep --schedule warmup",
-    "--warmup-steps 5: --schedule is constant": "sweep --warmup-steps 5",
-    "--warmup-steps 3: a level has 3 steps": "sweep --schedule warmup --warmup-steps 3 TINY",
-    "--layer-rates output: expected LAYER=RATE": "sweep --layer-rates output",
-    "--layer-rates output=2: expected LAYER=RATE": "sweep --layer-rates output=2",
-    "--layer-rates output=0.2: output is named twice": "sweep --layer-rates output=0.1,output=0.2",
-    "no layer called outpt": "sweep --layer-rates outpt=0.1 TINY",
-    "--scope global has one rate": "sweep --layer-rates output=0.1 --scope global",
-    "would have none of its 80 weights left": "sweep --model mlp --hidden 8 --rate 0.9 --levels 5 TINY",
-    "all layers would have none": "sweep --model mlp --hidden 8 --rate 0.99 --scope global --levels 9 TINY",
-    "--batch-size 61: larger than the 60": "sweep TINY --batch-size 61",
-    "--weight-decay -1.0": "sweep --weight-decay=-1",
-    "--log paper: unknown": "sweep --log paper",
-    "--out run: holds another configuration's run": "sweep TINY --out run",
-    "--config nothing.toml: cannot be read": "sweep --config nothing.toml",
-    "unrecognized arguments: --level 3": "sweep --level 3",
-    "invalid choice: 'frobnicate'": "frobnicate",
-    "the following arguments are required: ACTION": "data",
-    "--seed 8: the run has 42, 7": "export run --seed 8 --level 1",
-    "--level 3: the run has 0 to 2": "export run --seed 7 --level 3",
-    "--level -1: the run has 0 to 2": "export run --seed 7 --level=-1",
-    "invalid int value: 'x'": "export run --seed x --level 1",
-    "expected a name like ticket.safetensors": "export run --seed 7 --level 1 --out a.json",
-    "--out DIGITS.d: is a folder": "export run --seed 7 --level 1 --out DIGITS.d",
-    "take a --level after the first": "export run --seed 7 --level 0 --out a.safetensors --measure",
-    "only lth-jax sweep keeps its tickets": f"export {COMMITTED / 'xor'} --seed 1 --level 1",
-    "invalid choice: 'csh'": "completion csh",
-}
-
-
-@pytest.mark.parametrize(("told", "line"), LINES.items(), ids=LINES)
-def test_a_wrong_command_line_is_one_line(refused, place, told, line):
-    (place / "DIGITS.d").mkdir(exist_ok=True)
-    parts = [part for word in line.split(" ") for part in (TINY if word == "TINY" else [word])]
-    if parts[0] == "sweep" and "--out" not in parts:
-        parts += ["--out", "never"]
-    assert told in refused(*parts)
-
-
-FILES = {
-    "unknown key 'level'": "level = 3",
-    "unknown key 'pruning'": "[pruning]\nrate = 0.2",
-    "--levels abc: expected int": 'levels = "abc"',
-    "--levels 3.0: expected int": "levels = 3.0",
-    "--levels true: expected int": "levels = true",
-    "--rate 2.0: expected": "rate = 2.0",
-    "--rate nan: not a finite number": "rate = nan",
-    "--hidden 8,: an entry is empty": "hidden = ['8', '']",
-    "--hidden 8.5: expected int": "hidden = [[8], 8.5]",
-    "--distributed 1: expected true or false": "distributed = 1",
-    "--seeds 1,1: a seed is named twice": "seeds = [1, 1]",
-    "--dataset mist: unknown": 'dataset = "mist"',
-    "learning-rate is named twice": "learning_rate = 1\nlearning-rate = 2",
-    "holds characters that cannot be printed": 'out = "a\\nb"',
-    "expected LAYER=RATE": "layer_rates = {output = 1.5}",
-    "is no TOML": "levels",
-    "Cannot overwrite a value": "levels = 3\nlevels = 4",
-    "invalid start byte": b"\xff",
-    "is no TOML:": "x = " + "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize(("told", "content"), FILES.items(), ids=FILES)
-def test_a_wrong_file_is_one_line(refused, place, told, content):
-    path = place / "wrong.toml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    line = refused("sweep", "--config", "wrong.toml", "--out", "never")
-    path.unlink()
-    assert told in line
-
-
-def test_a_file_says_what_flags_say(place, monkeypatch):
-    text = (
-        'hidden = [300, 100]\nseeds = [42, 43]\nlayer-rates = {output = 0.1, hidden_0 = 0.3}\nmodel = "mlp"'
-    )
-    (place / "same.toml").write_text(text + "\nlearning_rate = 1e-2\nrewind = 500\nchunk = 2\n")
-    monkeypatch.chdir(place)
-    assert tomllib.loads(text)["seeds"] == [42, 43]
-    flags = "--hidden 300,100 --seeds 42-43 --layer-rates output=0.1,hidden_0=0.3 --model mlp"
-    flags += " --learning-rate 0.01 --rewind 500 --chunk 2"
-    parser = commands.build_parser()
-    by_file, by_flags = (
-        sweep.configure(parser.parse_args(["sweep", *words]))
-        for words in (["--config", "same.toml"], flags.split())
-    )
-    assert by_file == by_flags
-    assert by_flags[0].hidden == (300, 100)
 
 
 # Help, completion, exit codes

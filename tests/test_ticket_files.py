@@ -1,0 +1,58 @@
+"""Tickets on disk: where one starts, and weights that a seed does not give again."""
+
+import numpy as np
+import pytest
+
+from lth_jax import config
+from lth_jax import ticket_files as files
+
+
+def kept(places=("trained", "rewind_to")):
+    """Two seeds, two levels, a kernel of 3 and a bias."""
+    masks = np.packbits([[[1, 1, 1], [1, 1, 1]], [[1, 0, 1], [0, 1, 1]]], axis=-1)
+    other = {
+        "rewind_to": {"a/kernel": np.array([[7.0, 8, 9], [4, 5, 6]], "f"), "a/bias": np.zeros((2, 1), "f")},
+        "trained": {
+            "a/kernel": np.arange(12, dtype="f").reshape(2, 2, 3) + 20,
+            "a/bias": np.ones((2, 2, 1), "f"),
+        },
+    }
+    theta0 = {"a/kernel": np.array([[1.0, 2, 3], [4, 5, 6]], "f"), "a/bias": np.zeros((2, 1), "f")}
+    chosen = {name: other[name] if name in places else {} for name in other}
+    return files.Kept(masks={"a/kernel": masks}, theta0=theta0, **chosen)
+
+
+def draw(seed, wrong=0.0):
+    row = {4: [1.0, 2, 3], 5: [4.0, 5, 6]}[seed]
+    return {"a/kernel": np.array(row, "f") + np.float32(wrong), "a/bias": np.zeros(1, "f")}
+
+
+@pytest.mark.parametrize(
+    ("places", "level", "expected"),
+    [
+        ((), 0, [4, 5, 6]),
+        ((), 1, [0, 5, 6]),
+        (("rewind_to",), 0, [4, 5, 6]),
+        (("rewind_to",), 1, [0, 5, 6]),
+        (("trained",), 0, [4, 5, 6]),
+        (("trained",), 1, [0, 24, 25]),
+    ],
+)
+def test_where_a_ticket_starts(tmp_path, places, level, expected):
+    files.write(tmp_path / "tickets.npz", (4, 5), kept(places), draw)
+    params, mask = files.read(tmp_path / "tickets.npz", 5, level, draw)
+    np.testing.assert_array_equal(params["a/kernel"], expected)
+    np.testing.assert_array_equal(mask["a/kernel"], [not level, True, True])
+    np.testing.assert_array_equal(params["a/bias"], [float(level and places == ("trained",))])
+
+
+def test_weights_that_a_seed_does_not_give_again_are_stored_or_refused(tmp_path):
+    path = tmp_path / "tickets.npz"
+    files.write(path, (4, 5), kept(()), lambda seed: draw(seed, wrong=1e-6))
+    np.testing.assert_array_equal(files.read(path, 4, 1, draw)[0]["a/kernel"], [1, 0, 3])
+    files.write(path, (4, 5), kept(()), draw)
+    with pytest.raises(config.InputError, match="come out different here"):
+        files.read(path, 4, 1, lambda seed: draw(seed, wrong=1e-6))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(config.InputError, match="is damaged"):
+        files.read(path, 4, 1, draw)
