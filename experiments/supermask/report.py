@@ -99,7 +99,8 @@ def text_numbers(measured: xr.Dataset) -> str:
     rows.append(["iteration of the first minimum", plus_minus(stops, 0), published, extremes])
     config = json.loads(measured.attrs["config"])
     judged = "every parameter, biases included" if config["prune_biases"] else "kernels only"
-    text = f"Thresholds judge {judged}. The validation set is the test set, as in the document."
+    order = "are shuffled" if config["shuffle"] else "keep the data set's order"
+    text = f"Thresholds judge {judged}. Epochs {order}. The validation set is the test set, as documented."
     header = ["number", "mean ± std over seeds", "published", "smallest … largest"]
     return f"## The recipe in numbers\n\n{text}\n\n{markdown(header, rows)}"
 
@@ -133,9 +134,18 @@ def deviations(measured: xr.Dataset) -> str:
     ]
     count = len(NUMBERS) + len(TABLE) * len(COLUMNS)
     listed = "; ".join(far) or "none"
+    below = {
+        column: sum(
+            bool(np.mean(ours[column].sel(network=name).values) < getattr(row, column)[0])
+            for name, row in TABLE.items()
+        )
+        for column in COLUMNS
+    }
+    lower = ", ".join(f"{column.replace('_', ' ')} {number}" for column, number in below.items())
     return (
         "## Farther than two published standard deviations\n\n"
-        f"{len(far)} of {count} published means with a standard deviation: {listed}."
+        f"{len(far)} of {count} published means with a standard deviation: {listed}.\n\n"
+        f"Of the {len(TABLE)} networks, so many have a mean below the published: {lower}."
     )
 
 
