@@ -8,13 +8,16 @@ import pytest
 from experiments import cli
 from experiments.benchmark import cases
 from experiments.benchmark import (
+    causes as benchmark_causes,
+)
+from experiments.benchmark import (
     experiment as benchmark,
 )
 from experiments.benchmark import (
-    on_jax as benchmark_jax,
+    measures as benchmark_measures,
 )
 from experiments.benchmark import (
-    report as benchmark_report,
+    on_jax as benchmark_jax,
 )
 from experiments.benchmark import (
     workers as benchmark_workers,
@@ -35,6 +38,9 @@ def test_arithmetic_by_hand():
     assert cases.parameter_count(DENSE) == 266_610
     assert cases.parameter_count(CONVOLUTIONAL) == 62_006
     assert cases.step_bytes(DENSE) == 29 * 266_610
+    # 32 columns for 5 in the first convolution, 14 for 5 in the second
+    assert cases.banded_flops(CONVOLUTIONAL) - 3_281_633_280 == 2048 * (705_600 * 27 // 5 + 720_000 * 9 // 5)
+    assert cases.banded_flops(DENSE) == cases.step_flops(DENSE)
 
 
 def test_the_steps_of_a_call():
@@ -141,6 +147,27 @@ def test_the_record(finished):
     assert written["machine"]["libraries"] == "jax 1.2.3"
 
 
+def test_the_cost_of_a_step_and_of_an_example():
+    def measured(side, batch):  # 100 µs a step and 2 µs an example, for PyTorch thrice
+        case = cases.Case(side, cases.MLP, batch=batch, runs=11 if side == cases.OURS else 1)
+        seconds = (100e-6 + 2e-6 * batch) * (1 if side == cases.OURS else 3)
+        return {"case": case, "rates": [1 / seconds] * 3, "compile_seconds": 1.0, "ready_seconds": 2.0}
+
+    peaks = [{"case": cases.Case(side), "rates": [1e12] * 3} for side in cases.PEAKS]
+    found = [measured(side, batch) for side in (cases.OURS, cases.EAGER) for batch in (60, 240, 1024)]
+    whole = benchmark.labelled(peaks + found, {"machine": '{"platform": "cpu"}', "problems": "[]"})
+    costs = {cost["side"]: cost for cost in benchmark_causes.step_costs(whole)}
+    assert costs[cases.OURS]["per_step"] == pytest.approx(100e-6)
+    assert costs[cases.OURS]["per_example"] == pytest.approx(2e-6)
+    assert costs[cases.EAGER]["per_step"] == pytest.approx(300e-6)
+    text = "\n".join(benchmark_causes.lines(whole))
+    assert "| ours | 100 µs | 2.00 µs | 45% |" in text
+    # 67.6 MFLOP are 68 µs at the peak: 104 µs at 65 % of it; PyTorch takes 660 µs
+    assert "60 examples take 120 µs, 56% of the peak" in text
+    assert "leaves -16 µs and 1.9 times PyTorch's best 227 µs; it takes 100 µs" in text
+    assert benchmark_causes.lines(whole.isel(case=[0, 1, 2, 3])) == []
+
+
 def test_the_targets_are_judged(finished):
     report = (finished / "report.md").read_text()
     claims = (finished / "claims.csv").read_text().splitlines()[1:]
@@ -223,4 +250,4 @@ def test_quick_is_smaller_than_paper():
     )
     assert quick.repeats * quick.seconds < paper.repeats * paper.seconds
     assert set(quick.runs) < set(paper.runs)
-    assert cases.Case._fields[:6] == benchmark_report.CASE_FIELDS
+    assert cases.Case._fields[:6] == benchmark_measures.CASE_FIELDS

@@ -92,6 +92,20 @@ def step_flops(case: Case) -> int:
     return total
 
 
+def banded_flops(case: Case) -> int:
+    """:func:`step_flops` and what a convolution as a banded matrix multiplies by zero.
+
+    A row of the output comes from five whole rows of the input: as many products as the input is wide, where
+    the convolution needs five.
+    """
+    side, extra = IMAGE_SHAPES[case.model][0], 0
+    for index, layer in enumerate(layers(case)[: len(filters(case))]):
+        needed = 2 * (3 if index else 2) * case.batch * layer.positions * layer.inputs * layer.outputs
+        extra += needed * side // 5 - needed
+        side = (side - 4) // 2
+    return step_flops(case) + extra
+
+
 def parameter_count(case: Case) -> int:
     """Weights and biases."""
     return sum(layer.inputs * layer.outputs + layer.outputs for layer in layers(case))

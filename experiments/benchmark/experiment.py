@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 
 from experiments import cli
-from experiments.benchmark import cases, report, workers
+from experiments.benchmark import cases, measures, report, workers
 from lth_jax import results
 from lth_jax.config import check_choices, option, require
 
@@ -174,7 +174,7 @@ def labelled(found: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]) -> xr
     for name in ("compile_seconds", "ready_seconds", "peak_memory"):
         values[name] = ("case", [record.get(name, np.nan) for record in found])
     coordinates: dict[str, Any] = {"case": [case.label for case in rows]}
-    for name in report.CASE_FIELDS:
+    for name in measures.CASE_FIELDS:
         coordinates[name] = ("case", [getattr(case, name) for case in rows])
     coordinates["unit"] = ("case", [cases.UNITS.get(case.side, "network-steps") for case in rows])
     return results.by_label(values, coordinates, attrs)
