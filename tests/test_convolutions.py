@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lth_jax import masks, models
-from lth_jax.convolutions import Conv, band, convolve, max_pool
+from lth_jax.convolutions import Conv, band, convolve, max_pool, piece_width
 
 METHODS = ("patches", "banded")
 
@@ -74,6 +74,30 @@ def test_as_flax(shape, seed):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), gradients, expected_gradients
         )
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "stride", "shape_of_pieces"),
+    [(35, 15, 1, (2, 7)), (16, 12, 1, (2, 5)), (17, 23, 2, (2, 6)), (3, 10, 1, (1, 8))],
+)
+def test_pieces_of_rows_and_images_at_a_time(batch, width, stride, shape_of_pieces):
+    """Chunks of 16 images with a remainder or without; pieces that fit and, first, one column too many."""
+    images, kernel = random(0, batch, 5, width, 2), random(1, 3, 3, 2, 3)
+    out_width = (width - 3) // stride + 1
+    piece = piece_width(out_width)
+    assert (-(-out_width // piece), piece) == shape_of_pieces
+
+    def pulled(function):
+        return jax.jit(jax.value_and_grad(lambda i, k: jnp.sum(jnp.sin(function(i, k))), (0, 1)))(
+            images, kernel
+        )
+
+    ours = pulled(lambda i, k: convolve(i, k, (1, stride), method="banded"))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    xla = pulled(
+        lambda i, k: jax.lax.conv_general_dilated(i, k, (1, stride), "VALID", dimension_numbers=numbers)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, xla)
 
 
 @settings(max_examples=12, deadline=None)

@@ -22,7 +22,7 @@ UNITS = {PRODUCT: "FLOP", COPY: "bytes", COPY_STATE: "bytes"}
 """What the peaks count; every other case counts network-steps."""
 
 FEWEST_STEPS = 2
-USUAL_SHARE = 0.6
+USUAL_SHARES = {MLP: 0.6, LENET5: 0.12}
 """Share of the matrix peak that a guess of a call's length starts from; it decides no result."""
 
 
@@ -92,20 +92,6 @@ def step_flops(case: Case) -> int:
     return total
 
 
-def banded_flops(case: Case) -> int:
-    """:func:`step_flops` and what a convolution as a banded matrix multiplies by zero.
-
-    A row of the output comes from five whole rows of the input: as many products as the input is wide, where
-    the convolution needs five.
-    """
-    side, extra = IMAGE_SHAPES[case.model][0], 0
-    for index, layer in enumerate(layers(case)[: len(filters(case))]):
-        needed = 2 * (3 if index else 2) * case.batch * layer.positions * layer.inputs * layer.outputs
-        extra += needed * side // 5 - needed
-        side = (side - 4) // 2
-    return step_flops(case) + extra
-
-
 def parameter_count(case: Case) -> int:
     """Weights and biases."""
     return sum(layer.inputs * layer.outputs + layer.outputs for layer in layers(case))
@@ -121,7 +107,7 @@ def step_bytes(case: Case) -> int:
 
 def steps_per_call(case: Case, seconds: float, peak: float) -> int:
     """Steps of every run in a call of about ``seconds``, guessed from the measured matrix peak (FLOP/s)."""
-    guess = seconds * USUAL_SHARE * peak / (step_flops(case) * case.runs)
+    guess = seconds * USUAL_SHARES[case.model] * peak / (step_flops(case) * case.runs)
     return max(FEWEST_STEPS, round(guess))
 
 
