@@ -1,7 +1,7 @@
 """Speed: this library against PyTorch and against the machine's own peak, in one run, in turn, repeated.
 
-    python -m experiments benchmark                       3 minutes
-    python -m experiments benchmark --preset paper        15 minutes
+    python -m experiments benchmark                       a few cases
+    python -m experiments benchmark --preset paper        all of them
     pip install lth_jax[benchmark]                        brings PyTorch; without it, ours and the peaks only
 
 LeNet-300-100 (batch 60, Adam) and LeNet-5 (batch 1024) on random images of MNIST's and CIFAR-10's shapes.

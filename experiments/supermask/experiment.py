@@ -1,6 +1,6 @@
 """E6 · Networks that work untrained, and how small a network must be (document 004: Rolfs; Zhou et al. 2019).
 
-    python -m experiments supermask                    embedded digits, two minutes
+    python -m experiments supermask                    embedded digits, minutes
     python -m experiments supermask --preset paper     full MNIST, the document's protocol
 
 784–200–30–10, Adam 1.2e-3, batch 60, ten seeds. Train 20,000 iterations; train again, each seed up to its

@@ -1,7 +1,7 @@
 """E5 · How initialization carries variance through depth (document 003).
 
-    python -m experiments variance_propagation                   a minute, embedded digits
-    python -m experiments variance_propagation --preset paper    200 networks a line, two minutes
+    python -m experiments variance_propagation                   embedded digits, a minute or two
+    python -m experiments variance_propagation --preset paper    200 networks a line, minutes
     python -m experiments variance_propagation --depth 500 --widths 64 --activation tanh --variances 0.01,0.02
 
 Three parts. Figure 7.4 of *Understanding Deep Learning*: 50 hidden layers of 100 ReLU units, weights N(0, σ²)

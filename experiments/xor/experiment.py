@@ -1,6 +1,6 @@
 """E3 · XOR: small networks learn it seldom, pruned ones often (document 002 §2: Frankle & Carbin 2018, v1).
 
-    python -m experiments xor                          1000 networks a cell, under a minute on two cores
+    python -m experiments xor                          1000 networks a cell
     python -m experiments xor --networks 10000         the same with a third of the error
 
 2–k–1, ReLU, sigmoid output with binary cross-entropy, all four points in every step, 1000 steps. Networks of
