@@ -84,11 +84,9 @@ def ready_ours(record: Mapping[str, Any]) -> bool:
     return record["side"] == cases.OURS and record["ready_seconds"] is not None
 
 
-def target(identifier: str, text: str, ratio: float) -> stats.Claim:
+def target(identifier: str, text: str, ratio: float, wanted: str) -> stats.Claim:
     """A target as a claim on logarithms: ours over theirs is more than ``ratio``."""
-    return stats.Claim(
-        identifier, "target", text, f"{ratio:g} times", "greater", math.log(max(ratio, 1.0)), "ln ratio"
-    )
+    return stats.Claim(identifier, "target", text, wanted, "greater", math.log(ratio), "ln ratio")
 
 
 def targets(cpu: bool) -> list[tuple[stats.Claim, str, str, float]]:
@@ -98,11 +96,13 @@ def targets(cpu: bool) -> list[tuple[stats.Claim, str, str, float]]:
     """
     mlp, lenet5 = cases.MLP, cases.LENET5
     if not cpu:
-        claim = target("gpu_loop", f"{mlp}: 50 times PyTorch's loop over the networks", 50)
+        claim = target("gpu_loop", f"{mlp}: 50 times PyTorch's loop over the networks", 50, "50 times")
         return [(claim, mlp, cases.EAGER, 1.0)]
-    best = target("mlp_torch", f"{mlp}, 11 runs or more: 1.9 times PyTorch's best deployment", 1.9)
-    share = target("mlp_peak", f"{mlp}, 11 runs or more: more than 65 % of the matrix peak", 1)
-    conv = target("lenet5_torch", f"{lenet5}, batch 1024: faster than PyTorch's best deployment", 1)
+    best = target(
+        "mlp_torch", f"{mlp}, 11 runs or more: 1.9 times PyTorch's best deployment", 1.9, "1.9 times"
+    )
+    share = target("mlp_peak", f"{mlp}, 11 runs or more: more than 65 % of the matrix peak", 1, "65 %")
+    conv = target("lenet5_torch", f"{lenet5}, batch 1024: faster than PyTorch's best deployment", 1, "faster")
     return [(best, mlp, "best", 1.0), (share, mlp, cases.PRODUCT, 0.65), (conv, lenet5, "best", 1.0)]
 
 
