@@ -60,6 +60,49 @@ def nothing_of_this_machine(monkeypatch, tmp_path_factory):
     )
 
 
+# The command in the folder that a module's own fixture ``place`` names.
+
+
+@pytest.fixture
+def call(place, monkeypatch, capsys):
+    """The command, to be called with its arguments: what it printed."""
+    import command_line
+
+    return command_line.calling(place, monkeypatch, capsys)
+
+
+@pytest.fixture
+def refused(place, monkeypatch, capsys):
+    """The command, to be called with arguments that are wrong: its one line."""
+    import command_line
+
+    return command_line.refusing(place, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def committed():
+    """The committed results, as the report gathers them."""
+    from experiments.report import gather
+
+    return gather.gather(gather.PACKAGE / "results")
+
+
+@pytest.fixture(scope="session")
+def committed_page(committed):
+    """Their page."""
+    from experiments.report import page
+
+    return page.text(committed)
+
+
+@pytest.fixture(scope="session")
+def hostile_page():
+    """A page whose every text is hostile."""
+    import pages
+
+    return pages.make_hostile_page()
+
+
 def one_line(error: pytest.ExceptionInfo) -> str:
     """An error's message, which is to be one line."""
     message = str(error.value)

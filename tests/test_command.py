@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from command_line import calling, refusing
 from idx import TEST, TRAIN, write_idx
 
 from lth_jax import config, data, exits, logs, progress, reports
@@ -23,16 +22,6 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
     write_idx(folder / "DIGITS")
     return folder
-
-
-@pytest.fixture
-def call(place, monkeypatch, capsys):
-    return calling(place, monkeypatch, capsys)
-
-
-@pytest.fixture
-def refused(place, monkeypatch, capsys):
-    return refusing(place, monkeypatch, capsys)
 
 
 # Looking at runs

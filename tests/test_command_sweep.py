@@ -12,7 +12,6 @@ import optax
 import pytest
 import scipy.sparse
 import xarray as xr
-from command_line import calling, refusing
 from idx import TRAIN, write_idx
 
 import lth_jax
@@ -54,16 +53,6 @@ def place(tmp_path_factory):
         commands.main(["sweep", *TRUNK, "--out", "run"])
         commands.main(["export", "run", "--seed", "7", "--level", "2", "--out", "new/ticket.safetensors"])
     return folder
-
-
-@pytest.fixture
-def call(place, monkeypatch, capsys):
-    return calling(place, monkeypatch, capsys)
-
-
-@pytest.fixture
-def refused(place, monkeypatch, capsys):
-    return refusing(place, monkeypatch, capsys)
 
 
 def tickets_of_the_library(place):

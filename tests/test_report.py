@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pages import HOSTILE, make_hostile_page, make_run, make_verdict
+from pages import HOSTILE, make_run, make_verdict
 
 import experiments.__main__
 from experiments.report import captions, elements, gather, page, sections, summary, wording
@@ -45,21 +45,6 @@ class Seen(HTMLParser):
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module")
-def committed():
-    return gather.gather(COMMITTED)
-
-
-@pytest.fixture(scope="module")
-def committed_page(committed):
-    return page.text(committed)
-
-
-@pytest.fixture(scope="module")
-def hostile_page():
-    return make_hostile_page()
 
 
 # Wording

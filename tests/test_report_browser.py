@@ -6,26 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from chromium import PATH, browsing, evaluate, open_page, press, screenshot
-from pages import make_hostile_page
 
-from experiments.report import gather, page, sections, wording
+from experiments.report import sections, wording
 
 in_chromium = pytest.mark.skipif(PATH is None, reason="no chromium here: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def committed():
-    return gather.gather(gather.PACKAGE / "results")
-
-
-@pytest.fixture(scope="module")
-def committed_page(committed):
-    return page.text(committed)
-
-
-@pytest.fixture(scope="module")
-def hostile_page():
-    return make_hostile_page()
 
 
 @pytest.fixture(scope="module")

@@ -64,18 +64,21 @@ def per_step(measured: xr.Dataset) -> list[str]:
         share = cost["per_step"] / (cost["per_step"] + batch * cost["per_example"])
         times = f"{micro(cost['per_step'])} | {cost['per_example'] * 1e6:.2f} µs | {share:.0%}"
         found.append(f"| {cost['side']} | {times} |")
-    return [*found, "", *(targets(measured, batch, costs[0]) if costs[0]["side"] == cases.OURS else [])]
+    return [*found, "", *(room(measured, batch, costs[0]) if costs[0]["side"] == cases.OURS else [])]
 
 
-def targets(measured: xr.Dataset, batch: int, cost: Mapping[str, Any]) -> list[str]:
+def room(measured: xr.Dataset, batch: int, cost: Mapping[str, Any]) -> list[str]:
     """What the targets leave a step of ours beside its examples."""
     case = next(c for c in cases_of(measured) if (c.model, c.batch) == (cases.MLP, batch))
     best, examples = best_torch(measured, case.group), batch * cost["per_example"]
     least = cases.step_flops(case) / peak(measured, cases.PRODUCT)
     cached = cases.step_bytes(case) / peak(measured, cases.COPY_STATE)
-    left = [f"65 % of the peak leaves {micro(least / 0.65 - examples)}"]
+    left = [
+        f"{100 * cases.SHARE_OF_PEAK:g} % of the peak leaves {micro(least / cases.SHARE_OF_PEAK - examples)}"
+    ]
     if best:
-        left.append(f"1.9 times PyTorch's best {micro(1 / (1.9 * float(np.median(best[1]))) - examples)}")
+        wanted = cases.TIMES_TORCH * float(np.median(best[1]))
+        left.append(f"{cases.TIMES_TORCH:g} times PyTorch's best {micro(1 / wanted - examples)}")
     return [
         f"Ours: {batch} examples take {micro(examples)}, {least / examples:.0%} of the peak. For the rest, "
         f"{' and '.join(left)}; it takes {micro(cost['per_step'])}. Masked Adam alone cannot take less than "
