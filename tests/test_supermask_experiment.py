@@ -243,6 +243,27 @@ def test_the_report_marks_what_lies_far_from_the_published():
     assert far.endswith("iteration 9.")  # two are published as whole hundreds, as they are here
 
 
+def test_the_report_says_what_the_order_of_the_images_does():
+    measured = made_up(0.091)
+    text = supermask_report.data_order(measured)
+    assert "Here epochs are shuffled; `--shuffle false`" in text
+    assert "(nats) | 0.0162 | 0.0162 |" in text  # these made-up losses rise as the published ones do
+    assert "| 0.000 | 0.019 |" in text  # and their seeds hardly differ
+    measured["validation_loss"][..., -1] -= 0.01
+    fixed = json.dumps(asdict(Config(shuffle=False)))
+    text = supermask_report.data_order(measured.assign_attrs(config=fixed))
+    assert "Here epochs keep the data set's order; `--shuffle true`" in text
+    assert "(nats) | 0.0062 | 0.0162 |" in text
+
+
+def test_the_report_lists_tickets_by_size():
+    measured = made_up(0.091)
+    measured["relative_size"][0] = np.linspace(0.5, 0.05, 10)
+    rows = supermask_report.tickets(measured).splitlines()[-10:]
+    assert [row.split(" | ")[2] for row in rows] == [f"{size:.1f}" for size in np.linspace(5, 50, 10)]
+    assert rows[0].startswith("| 9 | 0.05 | 5.0 | 42.6 | 0.091 | 0.078 |")
+
+
 def test_published_numbers_need_the_documents_protocol():
     assert is_document(json.loads(json.dumps(asdict(Config()))))
     other = made_up(0.091)

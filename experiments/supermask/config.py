@@ -90,6 +90,11 @@ class Config:
         known = self.grid_trained_level in self.grid_levels
         require(known, f"--grid-trained-level {self.grid_trained_level}: not among --grid-levels")
 
+    @property
+    def variant(self) -> str:
+        """The order in which the recipe reads its images, of which the document says nothing."""
+        return "shuffled" if self.shuffle else "fixed-order"
+
     def _check_widths(self) -> None:
         for name in ("hidden", "grid_hidden"):
             widths = getattr(self, name)

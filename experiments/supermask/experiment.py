@@ -2,6 +2,8 @@
 
     python -m experiments supermask                    embedded digits, minutes
     python -m experiments supermask --preset paper     full MNIST, the document's protocol
+    python -m experiments supermask --preset paper --shuffle false --grid-seeds 0 --learned-seeds 0
+                                                       its recipe alone, epochs in the data set's order
 
 784–200–30–10, Adam 1.2e-3, batch 60, ten seeds. Train 20,000 iterations; train again, each seed up to its
 minimum of validation loss; keep w0 where sign(w0) · w_trained ≥ t for t = 0, 0.01 … 0.2; take each seed's
@@ -70,6 +72,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
         config,
         experiment="supermask",
         preset=execution.preset,
+        variant=config.variant,
         **dataset.attributes,
         seconds=seconds,
     )
