@@ -259,9 +259,12 @@ def test_the_report_says_what_the_order_of_the_images_does():
 def test_the_report_lists_tickets_by_size():
     measured = made_up(0.091)
     measured["relative_size"][0] = np.linspace(0.5, 0.05, 10)
-    rows = supermask_report.tickets(measured).splitlines()[-10:]
+    measured["validation_loss"][0, :, 42] = np.linspace(0.07, 0.08, 10)  # the larger, the lower
+    text = supermask_report.tickets(measured)
+    assert "size and minimal loss: -1.00." in text
+    rows = text.splitlines()[-10:]
     assert [row.split(" | ")[2] for row in rows] == [f"{size:.1f}" for size in np.linspace(5, 50, 10)]
-    assert rows[0].startswith("| 9 | 0.05 | 5.0 | 42.6 | 0.091 | 0.078 |")
+    assert rows[0].startswith("| 9 | 0.05 | 5.0 | 42.6 | 0.091 | 0.080 |")
 
 
 def test_published_numbers_need_the_documents_protocol():
