@@ -172,18 +172,18 @@ def play(
         return trained, select(start, curves)
 
     mesh = mesh or parallel.run_mesh()
-    step = parallel.map_runs(one, mesh, chunk)
+    step = parallel.map_runs(one, mesh, chunk, wait)
     before = jax.jit(jax.vmap(lambda line: (branch(line, rules), inspect(line))))
     after = jax.jit(jax.vmap(lambda line, trained: advance(line, trained, rules)))
-    shared, home = parallel.replicate((data, dict(watch)), mesh), mesh.devices.flat[0]
+    shared = parallel.replicate((data, dict(watch)), mesh)
     count, networks = lines.seed.shape[0], 1 + len(rules.siblings)
-    lines = jax.device_put(lines, home)  # and never elsewhere, or the second level would compile anew
+    lines = parallel.at_home(lines, mesh)  # and never elsewhere, or the second level would compile anew
     for _ in range(int(lines.level[0]), levels):
         starts, seen = before(lines)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
-        found = step(flat, *shared)
+        found = parallel.at_home(step(flat, *shared), mesh)
         trained, kept = jax.tree.map(lambda leaf: leaf.reshape(count, networks, *leaf.shape[1:]), found)
-        tickets = jax.device_put(jax.tree.map(lambda leaf: leaf[:, 0], trained), home)
+        tickets = jax.tree.map(lambda leaf: leaf[:, 0], trained)
         earlier, (lines, record) = lines.mask, wait((after(lines, tickets), (kept, seen)))
         masks.check_nested(lines.mask, earlier)
         yield lines, record

@@ -166,10 +166,10 @@ def play(
         return following, select(level)
 
     edges.check_all(runs, data, watch, plan)
-    step = parallel.map_runs(one, mesh, chunk)
+    step = parallel.map_runs(one, mesh, chunk, wait)
     shared = parallel.replicate((data, dict(watch)), mesh)
     for _ in range(int(processes.gather(runs.level)[0]), levels):
         before = runs.mask
-        runs, kept = wait(step(runs, *shared))
+        runs, kept = step(runs, *shared)
         masks.check_nested(runs.mask, before)
         yield runs, kept

@@ -55,7 +55,10 @@ def pad_runs(runs: PyTree, multiple: int) -> PyTree:
 
 
 def map_runs(
-    function: Callable[..., PyTree], mesh: Mesh | None = None, chunk: int | None = None
+    function: Callable[..., PyTree],
+    mesh: Mesh | None = None,
+    chunk: int | None = None,
+    wait: Callable[[PyTree], PyTree] = jax.block_until_ready,
 ) -> Callable[..., PyTree]:
     """Turn ``function(run, *shared)`` for one run into ``mapped(runs, *shared)`` for a leading axis of runs.
 
@@ -63,10 +66,12 @@ def map_runs(
       function: pure; its first argument is one run's tree, the others are the same for every run.
       mesh: the devices, see :func:`run_mesh`.
       chunk: runs vectorised at a time inside one device; :func:`memory.chunk_for` when not given.
+      wait: gives back what it is given once that is computed, or raises to stop.
 
     Returns:
       A compiled function: ``runs`` has a leading axis on every leaf, as has the result. It is compiled once
-      per shape: levels of a sweep, whose masks are data, share one program.
+      per shape: levels of a sweep, whose masks are data, share one program. It returns when all devices have
+      finished. Results whose number the devices do not divide lie on the first device, others on all.
     """
     mesh = mesh or run_mesh()
     sizes: dict[int, int] = {}  # by number of runs: what is free may change, the program must not
@@ -92,11 +97,22 @@ def map_runs(
         placed = place(pad_runs(runs, mesh.size), NamedSharding(mesh, across))
         if count not in sizes:
             sizes[count] = chunk or processes.smallest(memory.chunk_for(function, placed, shared, mesh))
-        result = sharded(sizes[count], placed, *shared)
-        return jax.tree.map(lambda leaf: leaf[:count], result) if count % mesh.size else result
+        result = wait(sharded(sizes[count], placed, *shared))
+        return jax.tree.map(lambda leaf: leaf[:count], at_home(result, mesh)) if count % mesh.size else result
 
     mapped.compiled = sharded  # type: ignore[attr-defined]  # for its cache size, in tests
     return mapped
+
+
+def at_home(tree: PyTree, mesh: Mesh) -> PyTree:
+    """What is spread over the devices of a mesh, copied to its first; what other processes share stays.
+
+    Cutting or reshaping the run axis where it lies is a collective of all devices for every leaf, and XLA's
+    CPU backend, which gives them one pool of threads, can block for ever in several of those.
+    """
+    home = mesh.devices.flat[0]
+    alone = lambda leaf: getattr(leaf, "is_fully_addressable", True)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, home) if alone(leaf) else leaf, tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh | None = None) -> PyTree:

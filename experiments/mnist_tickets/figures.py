@@ -1,6 +1,6 @@
 """Figures of E4, as the document describes them: curves, time and accuracy against size, what survives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lth_jax import figures
 
 CURVE_SIZES = ((1.0, 0.8, 0.64, 0.512), (1.0, 0.211, 0.069, 0.036, 0.018))
 """Fractions kept in the two panels of curves: where pruning helps, and where it begins to harm."""
+CONTROL_SIZES = (1.0, 0.35, 0.25)
 SURVIVOR_SIZES = (1.0, 0.512, 0.168, 0.055)
 CONNECTION_SIZES = (0.8, 0.168, 0.055)
 
@@ -26,6 +27,7 @@ def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
     if part in ("controls", "one_shot", "iterative", "inspect"):
         drawn["curves"] = lambda: draw_curves(measured, ticket)
     if "reinit" in names:
+        drawn["control_curves"] = lambda: draw_control_curves(measured, ticket, "reinit")
         drawn["trials"] = lambda: draw_trials(measured, ticket, "reinit")
     if "line" in measured.coords:
         drawn["survivors"] = lambda: draw_survivors(measured)
@@ -91,30 +93,57 @@ def draw_range(
 
 
 def draw_curves(measured: xr.Dataset, family: str) -> Any:
-    """Test accuracy over the iterations; vertical bars min–max of it, horizontal ones of the early stop."""
+    """Tickets' accuracy over the iterations, a curve a size, in two panels."""
     figure, axes = figures.new_figure(2)
-    accuracy = measures.members(measured["test_accuracy"], family).isel(arm=0) * 100
-    stop = measures.members(measures.stop_iteration(measured), family).isel(arm=0)
-    iteration = measured["iteration"].values
     for ax, sizes in zip(axes, CURVE_SIZES, strict=True):
-        levels = {size: measures.level_at(measured, family, size) for size in sizes}
-        for index, (size, level) in enumerate((s, n) for s, n in levels.items() if n is not None):
-            color, one = figures.style(index)["color"], accuracy.isel(level=level)
-            mean, low, high = (getattr(one, name)("seed").values for name in ("mean", "min", "max"))
-            ax.plot(iteration, mean, color=color, linewidth=1, label=f"{100 * size:.3g} %")
-            some = slice(index, None, max(1, len(iteration) // 15))
-            bars = [(mean - low)[some], (high - mean)[some]]
-            ax.errorbar(iteration[some], mean[some], bars, fmt="none", ecolor=color, elinewidth=0.6)
-            times = stop.isel(level=level).values
-            at = float(np.interp(times.mean(), iteration, mean))
-            reach = [[times.mean() - times.min()], [times.max() - times.mean()]]
-            ax.errorbar(
-                [times.mean()], [at], xerr=reach, fmt="o", color=color, capsize=3, markeredgecolor="k"
-            )
-        ax.set(xlabel="iteration", ylabel="test accuracy (%), mean, min–max; dot: early stop")
-        ax.set_ylim(np.nanmax(accuracy.mean("seed").values) - 4, None)
-        ax.legend(fontsize=7, title="weights kept")
+        for index, (size, level) in enumerate(near(measured, family, sizes).items()):
+            draw_curve(ax, measured, family, level, index, f"{100 * size:.3g} %")
+        curve_axis(ax, measured)
     return figure
+
+
+def draw_control_curves(measured: xr.Dataset, family: str, control: str) -> Any:
+    """The same of tickets (solid) and of a control's networks (dashed), a colour a size."""
+    figure, ax = figures.new_figure()
+    for index, (size, level) in enumerate(near(measured, family, CONTROL_SIZES).items()):
+        draw_curve(ax, measured, family, level, index, f"{100 * size:.3g} %")
+        if size < 1:
+            draw_curve(ax, measured, control, level, index, f"{100 * size:.3g} %, {control}", "--")
+    curve_axis(ax, measured)
+    return figure
+
+
+def near(measured: xr.Dataset, family: str, sizes: Sequence[float]) -> dict[float, int]:
+    """The levels of a family whose sizes are near to those asked for."""
+    levels = {size: measures.level_at(measured, family, size) for size in sizes}
+    return {size: level for size, level in levels.items() if level is not None}
+
+
+def draw_curve(
+    ax: Any, measured: xr.Dataset, family: str, level: int, index: int, label: str, linestyle: str = "-"
+) -> None:
+    """Mean test accuracy over a family's networks; bars min–max: up and down of it, across of early stops."""
+    networks, color = ("arm", "seed"), figures.style(index)["color"]
+    one = measures.members(measured["test_accuracy"], family).isel(level=level) * 100
+    stop = measures.members(measures.stop_iteration(measured), family).isel(level=level)
+    mean, low, high = (getattr(one, name)(networks).values for name in ("mean", "min", "max"))
+    iteration = measured["iteration"].values
+    ax.plot(iteration, mean, color=color, linewidth=1, linestyle=linestyle, label=label)
+    some = slice(index, None, max(1, len(iteration) // 15))
+    bars = [(mean - low)[some], (high - mean)[some]]
+    ax.errorbar(iteration[some], mean[some], bars, fmt="none", ecolor=color, elinewidth=0.6)
+    early, usual, late = (float(getattr(stop, name)()) for name in ("min", "mean", "max"))
+    at, reach = float(np.interp(usual, iteration, mean)), [[usual - early], [late - usual]]
+    marker = "o" if linestyle == "-" else "s"
+    ax.errorbar([usual], [at], xerr=reach, fmt=marker, color=color, capsize=3, markeredgecolor="k")
+
+
+def curve_axis(ax: Any, measured: xr.Dataset) -> None:
+    """Labels, and the four points below the best mean."""
+    best = float(measured["test_accuracy"].mean("seed").max()) * 100
+    ax.set(xlabel="iteration", ylabel="test accuracy (%), mean, min–max; marked: early stop")
+    ax.set_ylim(best - 4, None)
+    ax.legend(fontsize=7, title="weights kept")
 
 
 def draw_trials(measured: xr.Dataset, ticket: str, control: str) -> Any:
@@ -148,15 +177,9 @@ def layers_of(measured: xr.Dataset) -> dict[str, str]:
     }
 
 
-def _chosen(measured: xr.Dataset, sizes: Sequence[float]) -> Mapping[float, int]:
-    line = str(measured["line"].values[0])
-    levels = {size: measures.level_at(measured, line, size) for size in sizes}
-    return {size: level for size, level in levels.items() if level is not None}
-
-
 def draw_survivors(measured: xr.Dataset) -> Any:
     """How the initial weights of what is still kept are distributed, a panel a size, a line a layer."""
-    chosen = _chosen(measured, SURVIVOR_SIZES)
+    chosen = near(measured, str(measured["line"].values[0]), SURVIVOR_SIZES)
     figure, axes = figures.new_figure(len(chosen), width=4.2, squeeze=False)
     for ax, (size, level) in zip(axes[0], chosen.items(), strict=True):
         for index, (layer, title) in enumerate(layers_of(measured).items()):
@@ -171,7 +194,8 @@ def draw_survivors(measured: xr.Dataset) -> Any:
 
 def draw_connections(measured: xr.Dataset) -> Any:
     """Connections of each unit, most first: from the layer below (top), to the layer above (bottom)."""
-    chosen, layers = _chosen(measured, CONNECTION_SIZES), layers_of(measured)
+    line, layers = str(measured["line"].values[0]), layers_of(measured)
+    chosen = near(measured, line, CONNECTION_SIZES)
     figure, axes = figures.new_figure(len(layers), width=4.2, height=3.4, rows=2, squeeze=False)
     below = ["inputs", *list(layers.values())[:-1]]
     for row, (side, titles) in zip(

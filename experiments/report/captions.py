@@ -53,6 +53,7 @@ CAPTIONS = {
         "sizes_one_shot": "Networks of several widths, pruned in one shot, against weights kept.",
         "sizes_iterative": "Networks of several widths, pruned iteratively, against weights kept.",
         "curves": "Test accuracy over the iterations; bars go from the least to the greatest trial.",
+        "control_curves": "Test accuracy over the iterations: tickets solid, control 1 dashed.",
         "trials": "The tickets' mean against every single control: a line a network, a colour a trial.",
         "survivors": "Initial weights of what is still kept, a panel a size, a line a layer.",
         "connections": "Connections of each unit, most first: from the layer below, to the layer above.",

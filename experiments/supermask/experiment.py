@@ -144,7 +144,7 @@ def grid_step(criterion: str) -> str:
 def grid_steps(setting: grid.Setting, splits: tuple[Split, Split], chunk: int | None) -> list[Step]:
     """The dense networks, and a step a criterion; one compiled program serves all criteria."""
     config, seeds = setting.config, list(setting.config.seeds[: setting.config.grid_seeds])
-    program = grid.cell_program(setting, chunk)
+    program = functools.cache(functools.partial(grid.cell_program, setting, chunk))
     examples = len(splits[1].labels)
     cells = len(grid.KEPT) * len(grid.PRUNED) * len(seeds)
 
@@ -159,7 +159,7 @@ def grid_steps(setting: grid.Setting, splits: tuple[Split, Split], chunk: int | 
     )  # fmt: skip
 
     def play_criterion(name: str, done: Done, wait: Wait) -> xr.Dataset:
-        return grid.play_criterion(name, setting, done["grid_dense"], splits, program, wait)
+        return grid.play_criterion(name, setting, done["grid_dense"], splits, program(wait))
 
     def describe(found: xr.Dataset) -> str:
         cell = found.isel(criterion=0, kept_weights=0, pruned_weights=0)  # initial weights, the others 0

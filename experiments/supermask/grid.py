@@ -126,8 +126,8 @@ def train_dense(
         state, _ = train(stream(seed, "order", DENSE), start, dense, data, recipe)
         return state.params, evaluate(state, validation, network)
 
-    mapped = parallel.map_runs(one, chunk=chunk)
-    params, metrics = jax.tree.map(np.asarray, wait(mapped(jnp.asarray(seeds), *parallel.replicate(splits))))
+    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
+    params, metrics = jax.tree.map(np.asarray, mapped(jnp.asarray(seeds), *parallel.replicate(splits)))
     values = {"grid_dense_accuracy": (("seed",), metrics.accuracy), **named_weights(params)}
     return results.by_label(values, {"seed": seeds}, {})
 
@@ -170,17 +170,18 @@ def play_cell(cell: Cell, dense: Dense, data: Split, validation: Split, setting:
 CellProgram = Callable[..., Any]
 
 
-def cell_program(setting: Setting, chunk: int | None) -> CellProgram:
+def cell_program(setting: Setting, chunk: int | None, wait: Wait) -> CellProgram:
     """:func:`play_cell` over a leading axis of cells; compiled once for all criteria."""
-    return parallel.map_runs(
-        lambda cell, dense, data, validation: play_cell(cell, dense, data, validation, setting), chunk=chunk
-    )
+
+    def one(cell: Cell, dense: Dense, data: Split, validation: Split) -> tuple[Metrics, Metrics]:
+        return play_cell(cell, dense, data, validation, setting)
+
+    return parallel.map_runs(one, chunk=chunk, wait=wait)
 
 
 def play_criterion(
-    name: str, setting: Setting, trained: xr.Dataset, splits: tuple[Split, Split], program: CellProgram,
-    wait: Wait,
-) -> xr.Dataset:  # fmt: skip
+    name: str, setting: Setting, trained: xr.Dataset, splits: tuple[Split, Split], program: CellProgram
+) -> xr.Dataset:
     """All cells of one criterion in one call: dims ``(kept_weights, pruned_weights, grid_seed[, level])``."""
     seeds = jnp.asarray(trained["seed"].values)
     initial = jax.jit(jax.vmap(lambda seed: initial_weights(seed, setting)))(seeds)
@@ -189,8 +190,7 @@ def play_criterion(
     kept, pruned, seed = (jnp.asarray(index.ravel()) for index in np.indices(shape, dtype=np.int32))
     criterion = jnp.full(seed.shape, setting.config.grid_criteria.index(name), jnp.int32)
     shared = parallel.replicate((dense, *splits))
-    found = program(Cell(seed, criterion, kept, pruned), *shared)
-    untrained, after = jax.tree.map(np.asarray, wait(found))
+    untrained, after = jax.tree.map(np.asarray, program(Cell(seed, criterion, kept, pruned), *shared))
     dims = ("kept_weights", "pruned_weights", "grid_seed")
     values: dict[str, Any] = {}
     for metric in Metrics._fields:

@@ -76,8 +76,8 @@ def learn_masks(
     shape = (len(WEIGHTS), 2, len(seeds))
     constant, rescale, at = (index.ravel() for index in np.indices(shape))
     pupils = Pupil(jnp.asarray(np.asarray(seeds)[at]), jnp.asarray(constant == 1), jnp.asarray(rescale == 1))
-    mapped = parallel.map_runs(lambda *inputs: learn(*inputs, setting), chunk=chunk)
-    found = jax.tree.map(np.asarray, wait(mapped(pupils, *parallel.replicate(splits))))
+    mapped = parallel.map_runs(lambda *inputs: learn(*inputs, setting), chunk=chunk, wait=wait)
+    found = jax.tree.map(np.asarray, mapped(pupils, *parallel.replicate(splits)))
     dims, steps = ("weights", "rescaling", "learned_seed"), setting.config.learned_steps
     values: dict[str, Any] = {"learned_kept": (dims, found.kept.reshape(shape))}
     for metric in Metrics._fields:

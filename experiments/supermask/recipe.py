@@ -121,8 +121,8 @@ def train_many(
         state, before, curve = train_start(start, data, validation, setting, steps, order)
         return (state.params if keep_weights else {}), before, curve
 
-    mapped = parallel.map_runs(one, chunk=chunk)
-    return jax.tree.map(np.asarray, wait(mapped(starts, *parallel.replicate(splits))))
+    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
+    return jax.tree.map(np.asarray, mapped(starts, *parallel.replicate(splits)))
 
 
 def baseline_starts(setting: Setting, stop: Any) -> Start:
@@ -218,9 +218,9 @@ def judge_thresholds(
 
         return jax.vmap(at)(levels)
 
-    mapped = parallel.map_runs(one, chunk=chunk)
+    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
     runs = (jnp.asarray(config.seeds), trained)
-    kept, found = jax.tree.map(np.asarray, wait(mapped(runs, parallel.replicate(validation))))
+    kept, found = jax.tree.map(np.asarray, mapped(runs, parallel.replicate(validation)))
     best = np.argmax(np.where(np.isfinite(found.accuracy), found.accuracy, -1), axis=1)
     return results.by_label(
         {

@@ -54,6 +54,7 @@ def play(folder: Path, steps: Sequence[Step]) -> tuple[dict[str, xr.Dataset], fl
     done: dict[str, xr.Dataset] = {}
     spent, pace = 0.0, [0.0, 0.0]  # pace: multiplications and seconds of the steps computed here
     with signals.asked() as request, _reporter(len(steps)) as report:
+        wait = functools.partial(signals.wait, request=request)
         for number, step in enumerate(steps, start=1):
             path = folder / results.CHECKPOINTS / f"{step.name}.nc"
             found = cli.finished(path)
@@ -61,7 +62,7 @@ def play(folder: Path, steps: Sequence[Step]) -> tuple[dict[str, xr.Dataset], fl
             if found is None:
                 report(number - 1, f"{step.name}: {step.networks:,} networks …")
                 started = time.perf_counter()
-                found = step.compute(done, functools.partial(signals.wait, request=request))
+                found = step.compute(done, wait)
                 found.attrs["seconds"] = time.perf_counter() - started
                 results.save(found, path)
                 seconds = found.attrs["seconds"]

@@ -284,10 +284,10 @@ def train_networks(
         return train_epochs(trainee, data, watch, recipe, part)
 
     def play(trainees: Trainee, wait: Callable[[PyTree], PyTree]) -> Iterator[tuple[Trainee, PyTree]]:
-        step = parallel.map_runs(one, chunk=chunk)
+        step = parallel.map_runs(one, chunk=chunk, wait=wait)
         shared = parallel.replicate((data, {"test": test}))
         for _ in range(int(trainees.epoch[0]) // part, segments):
-            trainees, record = wait(step(trainees, *shared))
+            trainees, record = step(trainees, *shared)
             yield trainees, record
 
     like = jax.eval_shape(lambda t: jax.vmap(lambda run: one(run, data, {"test": test})[1])(t), trainees)
