@@ -1,5 +1,9 @@
 """The level loop and the run axis: what a ticket is, one compilation, runs that do not see each other."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +167,29 @@ def test_map_runs_gives_each_run_its_own_result(runs):
     squares = parallel.map_runs(lambda x, shift: {"y": x * x + shift})
     found = squares(jnp.arange(float(runs)), jnp.asarray(1.0))["y"]
     np.testing.assert_array_equal(found, np.arange(runs) ** 2 + 1.0)
+
+
+UNEVEN = """
+import jax, jax.numpy as jnp, numpy as np
+from lth_jax import parallel
+
+def spin(steps):
+    x = jax.lax.fori_loop(0, steps, lambda i, x: jnp.sin(x) + i, jnp.zeros(50))
+    return {size: x[None] + jnp.zeros((size, 1)) for size in range(100, 112)}
+
+jax.config.update("jax_num_cpu_devices", 2)
+mapped, rng = parallel.map_runs(spin, chunk=1), np.random.default_rng(0)
+for _ in range(50):
+    found = mapped(jnp.asarray(rng.integers(1, 20000, 3)))
+    firsts = jax.tree.map(lambda leaf: leaf.reshape(1, 3, *leaf.shape[1:])[:, 0], found)
+    jax.block_until_ready(jax.device_put(firsts, jax.devices()[0]))
+"""
+
+
+def test_uneven_runs_on_few_cores_never_wait_for_each_other_for_ever():
+    # Cut where they lie, as they once were, these end in XLA's timeout after some 10 rounds on two cores.
+    seconds = "_timeout_seconds=5 --xla_cpu_collective_call_"
+    flags = f"--xla_cpu_collective_call_warn_stuck{seconds}terminate_timeout_seconds=5"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    ended = subprocess.run([sys.executable, "-c", UNEVEN], env=environment, capture_output=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-2000:]
