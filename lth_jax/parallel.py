@@ -71,7 +71,8 @@ def map_runs(
     Returns:
       A compiled function: ``runs`` has a leading axis on every leaf, as has the result. It is compiled once
       per shape: levels of a sweep, whose masks are data, share one program. It returns when all devices have
-      finished. Results whose number the devices do not divide lie on the first device, others on all.
+      finished. The results of a CPU's cores lie on the first of them, see :func:`at_home`; those of
+      accelerators stay where they were made, unless their number is not a multiple of the devices'.
     """
     mesh = mesh or run_mesh()
     sizes: dict[int, int] = {}  # by number of runs: what is free may change, the program must not
@@ -98,7 +99,11 @@ def map_runs(
         if count not in sizes:
             sizes[count] = chunk or processes.smallest(memory.chunk_for(function, placed, shared, mesh))
         result = wait(sharded(sizes[count], placed, *shared))
-        return jax.tree.map(lambda leaf: leaf[:count], at_home(result, mesh)) if count % mesh.size else result
+        del placed  # before there is another copy
+        uneven = count % mesh.size
+        if uneven or memory.on_cpu(mesh):
+            result = at_home(result, mesh)
+        return jax.tree.map(lambda leaf: leaf[:count], result) if uneven else result
 
     mapped.compiled = sharded  # type: ignore[attr-defined]  # for its cache size, in tests
     return mapped
@@ -107,12 +112,16 @@ def map_runs(
 def at_home(tree: PyTree, mesh: Mesh) -> PyTree:
     """What is spread over the devices of a mesh, copied to its first; what other processes share stays.
 
-    Cutting or reshaping the run axis where it lies is a collective of all devices for every leaf, and XLA's
-    CPU backend, which gives them one pool of threads, can block for ever in several of those.
+    Cutting, indexing or averaging runs where they lie is a collective of all devices, one for every leaf. The
+    devices of a CPU have one pool of threads, as many as there are cores, and several collectives at once can
+    take them all and wait for ever: XLA then ends the process.
     """
     home = mesh.devices.flat[0]
-    alone = lambda leaf: getattr(leaf, "is_fully_addressable", True)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, home) if alone(leaf) else leaf, tree)
+
+    def put(leaf: Any) -> Any:
+        return jax.device_put(leaf, home) if getattr(leaf, "is_fully_addressable", True) else leaf
+
+    return jax.tree.map(put, tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh | None = None) -> PyTree:

@@ -167,9 +167,10 @@ def test_map_runs_gives_each_run_its_own_result(runs):
     squares = parallel.map_runs(lambda x, shift: {"y": x * x + shift})
     found = squares(jnp.arange(float(runs)), jnp.asarray(1.0))["y"]
     np.testing.assert_array_equal(found, np.arange(runs) ** 2 + 1.0)
+    assert found.devices() == {jax.devices()[0]}  # of a CPU: what is asked of them next is no collective
 
 
-UNEVEN = """
+SPINNING = """
 import jax, jax.numpy as jnp, numpy as np
 from lth_jax import parallel
 
@@ -180,16 +181,18 @@ def spin(steps):
 jax.config.update("jax_num_cpu_devices", 2)
 mapped, rng = parallel.map_runs(spin, chunk=1), np.random.default_rng(0)
 for _ in range(50):
-    found = mapped(jnp.asarray(rng.integers(1, 20000, 3)))
-    firsts = jax.tree.map(lambda leaf: leaf.reshape(1, 3, *leaf.shape[1:])[:, 0], found)
+    found = mapped(jnp.asarray(rng.integers(1, 20000, RUNS)))
+    firsts = jax.tree.map(lambda leaf: leaf.reshape(1, RUNS, *leaf.shape[1:])[:, 0], found)
     jax.block_until_ready(jax.device_put(firsts, jax.devices()[0]))
 """
 
 
-def test_uneven_runs_on_few_cores_never_wait_for_each_other_for_ever():
-    # Cut where they lie, as they once were, these end in XLA's timeout after some 10 rounds on two cores.
+@pytest.mark.parametrize("runs", [3, 4])
+def test_asking_for_runs_on_few_cores_never_waits_for_ever(runs):
+    # Cut and indexed where they lie, as they once were, they end in XLA's timeout after some 10 rounds.
     seconds = "_timeout_seconds=5 --xla_cpu_collective_call_"
     flags = f"--xla_cpu_collective_call_warn_stuck{seconds}terminate_timeout_seconds=5"
     environment = {**os.environ, "XLA_FLAGS": flags}
-    ended = subprocess.run([sys.executable, "-c", UNEVEN], env=environment, capture_output=True, timeout=300)
+    program = [sys.executable, "-c", f"RUNS = {runs}{SPINNING}"]
+    ended = subprocess.run(program, env=environment, capture_output=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
