@@ -89,6 +89,11 @@ def test_claims_that_share_a_text_are_told_apart():
     assert wording.labels(verdicts) == ["x (test)", "x (train)", "y"]
 
 
+def test_committed_runs_have_titles_of_their_own(committed):
+    titles = [run.title for run in committed]
+    assert len(set(titles)) == len(titles) > 5
+
+
 def test_documents_are_counted_without_their_sections():
     first = make_run(
         "a", [make_verdict(document="002 §2"), make_verdict(document="002", verdict="contradicted")]

@@ -100,9 +100,10 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
     verdicts = tuple(experiment.claims(measured))
     pictures, unreadable = read_pictures(folder / results.FIGURES, experiment.name)
     undigested = [] if (folder / DIGEST).exists() else [f"{DIGEST} is missing: read without a check"]
+    variant = measured.attrs.get("variant", "")
     return Run(
         place,
-        experiment.summary,
+        f"{experiment.summary} · {variant}" if variant else experiment.summary,
         attrs=dict(measured.attrs),
         seeds=seeds_of(measured),
         config=json.loads(measured.attrs["config"]),
