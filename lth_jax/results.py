@@ -179,7 +179,8 @@ def save(dataset: xr.Dataset, path: Path) -> None:
     encoding = {name: {"zlib": True, "complevel": 5} for name, data in dataset.data_vars.items() if data.ndim}
 
     def write(aside: Path) -> None:
-        dataset.to_netcdf(aside, engine="netcdf4", encoding=encoding)
+        # Without what was remembered of files it was read from: a label's length there would cut longer ones.
+        dataset.drop_encoding().to_netcdf(aside, engine="netcdf4", encoding=encoding)
         # The digest first: results without theirs, or with another's, are never seen.
         path.unlink(missing_ok=True)
         write_text(_digest_path(path), f"{digests.of_file(aside)}  {path.name}\n")

@@ -344,5 +344,4 @@ def test_from_command_to_report_and_back(tmp_path, capsys):
         "thresholds.nc.sha256",
     }
     again = results.load(out / results.RESULTS)
-    for name in measured.data_vars:
-        np.testing.assert_allclose(again[name].values, measured[name].values, rtol=1e-5, err_msg=name)
+    xr.testing.assert_allclose(again, measured, rtol=1e-5)
