@@ -57,6 +57,14 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
 
 
+def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far bars reach down and up from a mean, ``[2, ...]``: never below 0, NaN where a value is.
+
+    The mean of equal numbers may lie beyond them by rounding, which Matplotlib refuses to draw.
+    """
+    return np.maximum(np.stack([mean - low, high - mean]), 0)
+
+
 def label(name: str) -> str:
     """A method's name for a legend."""
     name = f"He{name[2:]}" if name.startswith("he_") else name

@@ -174,12 +174,22 @@ def test_every_part_has_a_table_claims_and_figures(part, tmp_path):
     assert all(v.n == 5 for v in verdicts)
     drawn = {path.stem for path in mnist_tickets_figures.draw_figures(measured, tmp_path)}
     figures = {
-        "controls": {"against_size", "curves", "trials", "survivors", "connections"},
+        "controls": {"against_size", "curves", "control_curves", "trials", "survivors", "connections"},
         "init_std": {"wide", "narrow"},
         "sizes": {"sizes_one_shot", "sizes_iterative"},
         "rates": {"against_size"},
     }
     assert figures.get(part, {"against_size"}) <= drawn
+
+
+def test_trials_that_agree_are_drawn(tmp_path):
+    measured = synthetic(dataclasses.replace(CONFIG, iterations=2000, hidden=(30, 20)), best_at)
+    level = measured["level"].astype("float32")
+    equal = (0.97 + level / 1000).broadcast_like(measured["test_accuracy"])
+    measured["test_accuracy"] = equal.transpose(*measured["test_accuracy"].dims).astype("float32")
+    one = measures.members(measured["test_accuracy"], "reinit").stack(network=("arm", "seed")) * 100
+    assert (one.mean("network") < one.min("network")).any()  # by rounding
+    assert len(mnist_tickets_figures.draw_figures(measured, tmp_path)) > 5
 
 
 def test_claims_see_what_was_planted():

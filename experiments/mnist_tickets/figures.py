@@ -84,10 +84,9 @@ def draw_range(
     x = measures.members(size, family).mean(["arm", "seed"]).values
     there = np.isfinite(x)
     table = np.ma.masked_invalid(mine.transpose("network", "level").values[:, there])
-    mean = table.mean(0)
-    bars = [np.ma.filled(mean - table.min(0), np.nan), np.ma.filled(table.max(0) - mean, np.nan)]
+    mean, low, high = (np.ma.filled(of(0), np.nan) for of in (table.mean, table.min, table.max))
     ax.errorbar(
-        x[there] * shift, np.ma.filled(mean, np.nan), bars,
+        x[there] * shift, mean, figures.bars(mean, low, high),
         label=figures.label(family), capsize=2, linewidth=1.2, elinewidth=0.7, **figures.style(index),
     )  # fmt: skip
 
@@ -130,12 +129,12 @@ def draw_curve(
     iteration = measured["iteration"].values
     ax.plot(iteration, mean, color=color, linewidth=1, linestyle=linestyle, label=label)
     some = slice(index, None, max(1, len(iteration) // 15))
-    bars = [(mean - low)[some], (high - mean)[some]]
+    bars = figures.bars(mean, low, high)[:, some]
     ax.errorbar(iteration[some], mean[some], bars, fmt="none", ecolor=color, elinewidth=0.6)
-    early, usual, late = (float(getattr(stop, name)()) for name in ("min", "mean", "max"))
-    at, reach = float(np.interp(usual, iteration, mean)), [[usual - early], [late - usual]]
+    early, usual, late = (np.array([float(getattr(stop, name)())]) for name in ("min", "mean", "max"))
+    at, reach = np.interp(usual, iteration, mean), figures.bars(usual, early, late)
     marker = "o" if linestyle == "-" else "s"
-    ax.errorbar([usual], [at], xerr=reach, fmt=marker, color=color, capsize=3, markeredgecolor="k")
+    ax.errorbar(usual, at, xerr=reach, fmt=marker, color=color, capsize=3, markeredgecolor="k")
 
 
 def curve_axis(ax: Any, measured: xr.Dataset) -> None:

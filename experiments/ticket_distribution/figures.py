@@ -59,12 +59,12 @@ def draw_curves(measured: xr.Dataset, kinds: Sequence[str]) -> Any:
 def draw_line(ax: Any, epochs: np.ndarray, values: xr.DataArray, name: str, place: int) -> None:
     """The mean over trials with bars from the least to the greatest trial, ten or so along the line."""
     mean = values.mean("seed").values
-    bars = np.stack([mean - values.min("seed").values, values.max("seed").values - mean])
+    bars = figures.bars(mean, values.min("seed").values, values.max("seed").values)
     every = max(1, len(epochs) // 10)
     color = figures.style(place)["color"]
     # Bars of different lines stand at different epochs, so that none hides another.
     ax.errorbar(
-        epochs, mean, np.maximum(bars, 0), color=color, label=name, linewidth=1.1, elinewidth=0.8, capsize=2,
+        epochs, mean, bars, color=color, label=name, linewidth=1.1, elinewidth=0.8, capsize=2,
         errorevery=(min(place, every - 1), every),
     )  # fmt: skip
 
