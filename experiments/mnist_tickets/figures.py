@@ -95,8 +95,8 @@ def draw_curves(measured: xr.Dataset, family: str) -> Any:
     """Tickets' accuracy over the iterations, a curve a size, in two panels."""
     figure, axes = figures.new_figure(2)
     for ax, sizes in zip(axes, CURVE_SIZES, strict=True):
-        for index, (size, level) in enumerate(near(measured, family, sizes).items()):
-            draw_curve(ax, measured, family, level, index, f"{100 * size:.3g} %")
+        for index, level in enumerate(near(measured, family, sizes).values()):
+            draw_curve(ax, measured, family, level, index)
         curve_axis(ax, measured)
     return figure
 
@@ -105,9 +105,9 @@ def draw_control_curves(measured: xr.Dataset, family: str, control: str) -> Any:
     """The same of tickets (solid) and of a control's networks (dashed), a colour a size."""
     figure, ax = figures.new_figure()
     for index, (size, level) in enumerate(near(measured, family, CONTROL_SIZES).items()):
-        draw_curve(ax, measured, family, level, index, f"{100 * size:.3g} %")
+        draw_curve(ax, measured, family, level, index)
         if size < 1:
-            draw_curve(ax, measured, control, level, index, f"{100 * size:.3g} %, {control}", "--")
+            draw_curve(ax, measured, control, level, index, linestyle="--")
     curve_axis(ax, measured)
     return figure
 
@@ -119,14 +119,15 @@ def near(measured: xr.Dataset, family: str, sizes: Sequence[float]) -> dict[floa
 
 
 def draw_curve(
-    ax: Any, measured: xr.Dataset, family: str, level: int, index: int, label: str, linestyle: str = "-"
+    ax: Any, measured: xr.Dataset, family: str, level: int, index: int, linestyle: str = "-"
 ) -> None:
     """Mean test accuracy over a family's networks; bars min–max: up and down of it, across of early stops."""
     networks, color = ("arm", "seed"), figures.style(index)["color"]
     one = measures.members(measured["test_accuracy"], family).isel(level=level) * 100
     stop = measures.members(measures.stop_iteration(measured), family).isel(level=level)
     mean, low, high = (getattr(one, name)(networks).values for name in ("mean", "min", "max"))
-    iteration = measured["iteration"].values
+    iteration, kept = measured["iteration"].values, measures.kept(measured, family)[level]
+    label = f"{100 * kept:.3g} %" + (f", {figures.label(family)}" if linestyle != "-" else "")
     ax.plot(iteration, mean, color=color, linewidth=1, linestyle=linestyle, label=label)
     some = slice(index, None, max(1, len(iteration) // 15))
     bars = figures.bars(mean, low, high)[:, some]
@@ -140,9 +141,9 @@ def draw_curve(
 def curve_axis(ax: Any, measured: xr.Dataset) -> None:
     """Labels, and the four points below the best mean."""
     best = float(measured["test_accuracy"].mean("seed").max()) * 100
-    ax.set(xlabel="iteration", ylabel="test accuracy (%), mean, min–max; marked: early stop")
+    ax.set(xlabel="iteration", ylabel="test accuracy (%), mean, min–max")
     ax.set_ylim(best - 4, None)
-    ax.legend(fontsize=7, title="weights kept")
+    ax.legend(fontsize=7, title="kept; marked: early stop", title_fontsize=7)
 
 
 def draw_trials(measured: xr.Dataset, ticket: str, control: str) -> Any:
