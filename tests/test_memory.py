@@ -116,8 +116,8 @@ def test_blocks_have_a_folder_each(tmp_path, monkeypatch):
         ("runs 5-8", [4, 5, 6, 7]),
         ("runs 9-10", [8, 9]),
     ]
-    monkeypatch.setattr(memory, "total", lambda: 100_000)  # half of it holds three times 16,000
-    assert [len(part) for _, part in sweep.blocks(tmp_path, seeds, state)] == [2] * 5
+    monkeypatch.setattr(memory, "total", lambda: 130_000)  # half of it holds four times 16,000
+    assert [len(part) for _, part in sweep.blocks(tmp_path, seeds, state)] == [4, 4, 2]
 
 
 def test_memory_is_known():

@@ -102,7 +102,7 @@ def draw_curves(measured: xr.Dataset, family: str) -> Any:
 
 
 def draw_control_curves(measured: xr.Dataset, family: str, control: str) -> Any:
-    """Accuracy over the iterations of tickets (solid) and of a control's networks (dashed), a colour a size."""
+    """Accuracy over the iterations: tickets solid, a control's networks dashed, a colour a size."""
     figure, ax = figures.new_figure()
     for index, (size, level) in enumerate(near(measured, family, CONTROL_SIZES).items()):
         draw_curve(ax, measured, family, level, index)
