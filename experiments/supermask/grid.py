@@ -143,7 +143,9 @@ def start_cell(
     return jax.tree.map(lambda a, b: jnp.where(cell.pruned == 0, a, b), zero, frozen), mask
 
 
-def play_cell(cell: Cell, dense: Dense, data: Split, validation: Split, setting: Setting) -> Any:
+def play_cell(
+    cell: Cell, dense: Dense, data: Split, validation: Split, setting: Setting
+) -> tuple[Metrics, Metrics]:
     """Metrics of one cell: untrained at every size ``[level]``, and trained at one."""
     config, network = setting.config, setting.network
     initial, trained = jax.tree.map(lambda leaf: leaf[cell.seed], (dense.initial, dense.trained))
@@ -167,7 +169,7 @@ def play_cell(cell: Cell, dense: Dense, data: Split, validation: Split, setting:
     return jax.lax.map(untrained, keep), evaluate(state, validation, network)
 
 
-CellProgram = Callable[..., Any]
+CellProgram = Callable[..., tuple[Metrics, Metrics]]
 
 
 def cell_program(setting: Setting, chunk: int | None, wait: Wait) -> CellProgram:
