@@ -160,6 +160,8 @@ def test_every_part_has_a_table_claims_and_figures(part, tmp_path):
         "controls": {
             "ticket-sooner-21",
             "ticket-better-than-reinit-21",
+            "ticket-ends-better-21",
+            "ticket-ends-better-than-reinit-21",
             "one-shot-better",
             "v1-units-survive",
         },
@@ -199,6 +201,9 @@ def test_claims_see_what_was_planted():
     assert planted.verdict == "supported"
     assert planted.estimate == pytest.approx(np.log(2))
     assert verdicts["ticket-better-13.5"].estimate == pytest.approx(0.1, abs=1e-6)  # points
+    # At the end the least loss lies 0.75 of the time behind tickets, 0.5 behind dense networks and controls.
+    for name in ("ticket-ends-better-21", "ticket-ends-better-than-reinit-21"):
+        assert verdicts[name].estimate == pytest.approx(-10 * (0.75**2 - 0.5**2 - 0.01), abs=1e-6)  # points
     assert verdicts["one-shot-sooner"].verdict == "inconclusive"
     assert verdicts["v1-controls-alike"].verdict == "supported"
 
@@ -213,6 +218,22 @@ def test_times_that_are_lower_bounds_are_said_to_be():
     assert "lower bounds: 100% of a's times, 0% of b's" in verdicts["ticket-sooner-21"].note
     assert "lower bounds" not in verdicts["ticket-better-13.5"].note
     assert "5 of 100 networks were best at the very last" in mnist_tickets.notes(measured)
+
+
+def test_accuracies_at_the_end_stand_in_the_notes():
+    def curve(arm, seed, kept, iterations):
+        return (
+            (iterations / iterations[-1] - 0.5) ** 2 + 0.01 * (arm == "reinit:0") - 0.01 * (arm == "reinit:1")
+        )
+
+    notes = mnist_tickets.notes(
+        synthetic(dataclasses.replace(CONFIG, iterations=2000, hidden=(30, 20)), curve)
+    )
+    assert "after 2,000 iterations" in notes
+    ends = [line.split(" | ") for line in notes.splitlines() if line.startswith("| 0 |")]
+    assert ends[0][1] == "100.0%: 97.50 ± 0.00"  # 1 - 0.25 / 10
+    assert ends[0][2] == "100.0%: 97.50 ± 0.08"  # three controls, 0.1 points apart, of five trials
+    assert "stop 0%, 0%, 0%, 0%, 0% sooner" in notes
 
 
 def test_the_best_size_is_read_from_the_levels_that_stopped():

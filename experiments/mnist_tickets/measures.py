@@ -81,10 +81,11 @@ class Reading(NamedTuple):
 
 def read(measured: xr.Dataset) -> Reading:
     """``stop``: ln(early-stop iteration); ``bound``: 1 where that is the last evaluation, so a lower bound;
-    ``accuracy``: test accuracy there in percent."""
+    ``accuracy``: test accuracy there in percent; ``end``: at the end of training."""
     stop, accuracy = stop_iteration(measured), at_stop(measured, "test_accuracy") * 100
+    end = at_end(measured, "test_accuracy") * 100
     bound = (stop == int(measured["iteration"][-1])).where(stop.notnull())
-    values = {"stop": np.log(stop), "bound": bound, "accuracy": accuracy}
+    values = {"stop": np.log(stop), "bound": bound, "accuracy": accuracy, "end": end}
     return Reading(measured, families(measured), values)
 
 
@@ -93,7 +94,7 @@ def at(reading: Reading, measure: str, family: str, *size: float) -> np.ndarray 
 
     Args:
       reading: from :func:`read`.
-      measure: ``stop``, ``bound`` or ``accuracy``.
+      measure: ``stop``, ``bound``, ``accuracy`` or ``end``.
       family: whose.
       *size: the fraction kept, or two of them, between which the levels are averaged.
     """

@@ -2,17 +2,28 @@
 
 python -m experiments report                                                  into runs/report
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
+python -m experiments report --readme README.md                               and the README's table
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from experiments.report import gather, page, summary
+from experiments.report import gather, headlines, page, summary
 from lth_jax import config, exits, results
 
 SUMMARY = "gathers all results into one HTML page and a Markdown summary"
 PAGE, MARKDOWN = "report.html", "summary.md"
+
+
+class Places(NamedTuple):
+    """Where to write, where the results are, and what else is written or renewed, if anything."""
+
+    out: Path
+    results: Path
+    summary: Path | None
+    readme: Path | None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,23 +36,33 @@ def main(arguments: Sequence[str]) -> None:
 
 def run(arguments: Sequence[str]) -> list[gather.Run]:
     """:func:`main` without its exit codes; the runs that it found."""
-    out, folder, extra = parse(arguments)
-    runs = gather.gather(folder)
+    places = parse(arguments)
+    readme = headlines.read(places.readme) if places.readme else ""
+    runs = gather.gather(places.results)
     for found in runs:
         for remark in found.remarks:
             config.warn(f"{found.place}: {remark}")
-    results.write_text(out / PAGE, page.text(runs))
-    summaries = [out / MARKDOWN] + ([extra] if extra else [])
-    for path in summaries:
-        links = Path(os.path.relpath(folder, path.parent)).as_posix()
-        results.write_text(path, summary.text(runs, "" if links == "." else links))
+    written = {places.out / PAGE: page.text(runs)}
+    for path in (places.out / MARKDOWN, places.summary):
+        if path:
+            written[path] = summary.text(runs, _way(path, places.results))
+    if places.readme:
+        written[places.readme] = headlines.renewed(readme, runs, _way(places.readme, places.results))
+    for path, text in written.items():
+        results.write_text(path, text)
     claims = sum(len(found.verdicts) for found in runs)
-    print(f"{claims} claims of {len(runs)} runs: {', '.join(map(str, [out / PAGE, *summaries]))}", flush=True)
+    print(f"{claims} claims of {len(runs)} runs: {', '.join(map(str, written))}", flush=True)
     return runs
 
 
-def parse(arguments: Sequence[str]) -> tuple[Path, Path, Path | None]:
-    """Where to write, where the results are, and where another summary goes.
+def _way(path: Path, folder: Path) -> str:
+    """From a file's folder to the results', with slashes; empty if it is the same."""
+    way = Path(os.path.relpath(folder, path.parent)).as_posix()
+    return "" if way == "." else way
+
+
+def parse(arguments: Sequence[str]) -> Places:
+    """The places that the arguments name.
 
     Raises:
       InputError: one of them cannot be.
@@ -59,17 +80,18 @@ def parse(arguments: Sequence[str]) -> tuple[Path, Path, Path | None]:
         help="folder with runs, at any depth",
     )
     parser.add_argument("--summary", metavar="FILE", help="write the summary here too")
+    parser.add_argument("--readme", metavar="FILE", help="renew the table of claims in this README too")
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
         config.require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
     given = parser.parse_args(list(arguments))
-    for flag, path in (("--out", given.out), ("--results", given.results), ("--summary", given.summary)):
-        config.require(path != "", f"{flag}: expected a path")
-    out, extra = Path(given.out), Path(given.summary) if given.summary else None
+    for name, path in vars(given).items():
+        config.require(path != "", f"--{name}: expected a path")
+    out, extra, readme = Path(given.out), *(Path(p) if p else None for p in (given.summary, given.readme))
     _check_folder("--out", out)
     if extra:
         config.require(not extra.is_dir(), f"--summary {extra}: is a folder; name a file in it")
         _check_folder("--summary", extra.parent)
-    return out, Path(given.results), extra
+    return Places(out, Path(given.results), extra, readme)
 
 
 def _check_folder(flag: str, folder: Path) -> None:

@@ -30,6 +30,7 @@ PUBLISHED = {
 """Percent of networks with the right decision boundary (DB) and with zero loss (ZL), by strategy, units."""
 
 PUBLISHED_NETWORKS = 1000
+COLUMNS = {"DB": "% with the right boundary", "ZL": "% with zero loss"}
 READINGS = {"tolerant": "DB", "strict": "ZL", "loss": "ZL"}
 """Our readings of success, each with the published column that it stands beside."""
 TITLES = {
@@ -77,7 +78,7 @@ def errors_apart(ours: float, n: int, theirs: float, m: int) -> float:
 def distances(measured: xr.Dataset, reading: str) -> dict[tuple[str, int], float]:
     """Standard errors between our share and the published one, for every published cell that was run."""
     rate = success(measured, reading).mean("network")
-    column = ("DB", "ZL").index(READINGS[reading])
+    column = [*COLUMNS].index(READINGS[reading])
     run = {(s, u) for s in measured["strategy"].values.tolist() for u in measured["units"].values.tolist()}
     return {
         cell: errors_apart(
@@ -105,7 +106,7 @@ def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
             for size in sizes:
                 ours = f"{float(rate.sel(strategy=strategy, units=size)):.1f}"
                 if (strategy, size) in apart:
-                    theirs = PUBLISHED[strategy, size][("DB", "ZL").index(column)]
+                    theirs = PUBLISHED[strategy, size][[*COLUMNS].index(column)]
                     ours += f" ({theirs:.1f}, {apart[strategy, size]:+.1f})"
                 row.append(ours)
             rows.append(row)
@@ -165,11 +166,11 @@ def verdicts(measured: xr.Dataset) -> list[Verdict]:
     sizes, judged = measured["units"].values.tolist(), []
     for reading, column in READINGS.items():
         percent = success(measured, reading) * 100.0
-        index = ("DB", "ZL").index(column)
+        index = [*COLUMNS].index(column)
         family = []
         for identifier, text, better, worse in COMPARISONS:
             if {better[1], worse[1]} <= set(sizes):
-                published = f"{PUBLISHED[better][index]} against {PUBLISHED[worse][index]} {column}"
+                published = f"{PUBLISHED[better][index]} against {PUBLISHED[worse][index]} {COLUMNS[column]}"
                 name, what = f"{identifier}:{reading}", f"{text} ({reading})"
                 claim = Claim(name, "002 §2", what, published, "greater", unit="percent of networks")
                 pair = [percent.sel(strategy=cell[0], units=cell[1]).values for cell in (better, worse)]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.xor.claims import PUBLISHED, READINGS, TITLES, success
+from experiments.xor.claims import COLUMNS, PUBLISHED, READINGS, TITLES, success
 from lth_jax import figures
 
 REACH, RESOLUTION = 0.4, 121
@@ -28,7 +28,7 @@ def draw_success(measured: xr.Dataset) -> Any:
             look = figures.style(index)
             ax.plot(measured["units"], percent.sel(strategy=strategy), label=TITLES[strategy], **look)
             cells = [(u, shares) for (s, u), shares in PUBLISHED.items() if s == strategy]
-            shares = [pair[("DB", "ZL").index(column)] for _, pair in cells]
+            shares = [pair[[*COLUMNS].index(column)] for _, pair in cells]
             hollow = {"markerfacecolor": "none", "markersize": 9, "linestyle": "none"}
             ax.plot([u for u, _ in cells], shares, **{**look, **hollow})
         ax.set(title=f"{reading} (published: {column})", xlabel="hidden units", xticks=measured["units"])

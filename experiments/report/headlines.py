@@ -1,0 +1,122 @@
+"""The README's table: the claims that each document is best known for, as the results judge them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from experiments.report import wording
+from experiments.report.gather import Run
+from experiments.report.summary import table_lines
+from lth_jax.config import InputError, require
+from lth_jax.reports import escape
+
+RENEW = "python -m experiments report --readme README.md"
+BEGIN, END = f"<!-- headlines: {RENEW} -->", "<!-- end of the headlines -->"
+
+CHOSEN = {
+    "init_comparison/as-described": (
+        "tickets-to-6.9:test",
+        "none-below-6.9:test",
+        "xavier-beats-kaiming:test",
+        "normal-equals-uniform:test",
+        "alike-above-3.5:test",
+        "narrow-beats-wide:test",
+        "unstable-at-1.8:test",
+    ),
+    "ticket_distribution/as-described": (
+        "accuracy:full:pruned-10",
+        "accuracy:pruned-10:reinit-10",
+        "accuracy:reinit-10:remask-10",
+        "divot:10",
+        "symmetric:10",
+        "signs:10",
+        "full_dn:10",
+    ),
+    "xor": (
+        "one-shot-beats-random:strict",
+        "iterative-beats-one-shot:strict",
+        "product-beats-input:strict",
+    ),
+    "mnist_tickets/controls": (
+        "ticket-sooner-21",
+        "ticket-better-13.5",
+        "ticket-sooner-than-reinit-21",
+        "ticket-better-than-reinit-21",
+        "v1-ticket-as-dense-1.8",
+        "v1-controls-alike",
+        "v1-tails-survive",
+    ),
+    "variance_propagation": (
+        "slope-forward:0.02",
+        "slope-backward:0.02",
+        "keeps-forward:torch_default",
+        "reading-forward:0.1",
+    ),
+    "supermask/shuffled": (
+        "supermask",
+        "ticket-beats-(50, 5)",
+        "ticket-beats-all",
+        "sign-beats-magnitude",
+        "rescaled-98-initial",
+    ),
+}
+"""By run, the identifiers of claims. Chosen for what they are about, not for what came out."""
+
+
+def table(runs: Sequence[Run], links: str) -> list[str]:
+    """The table's lines.
+
+    Args:
+      runs: in any order; those that are not chosen are left out.
+      links: the way from the README's folder to the results'.
+
+    Raises:
+      InputError: a chosen run or claim is not there.
+    """
+    found = {run.place: run for run in runs}
+    rows = []
+    for place, identifiers in CHOSEN.items():
+        require(place in found and not found[place].problem, f"--readme: no results of {place} to show")
+        verdicts = {verdict.claim.identifier: verdict for verdict in found[place].verdicts}
+        where = quote("/".join(part for part in (links, place, "report.md") if part))
+        for identifier in identifiers:
+            require(identifier in verdicts, f"--readme: {place} judges no claim {identifier!r}")
+            verdict = verdicts[identifier]
+            rows.append(
+                [
+                    f"[{wording.document(verdict.claim)}]({where})",
+                    escape(verdict.claim.text),
+                    escape(verdict.claim.published),
+                    escape(wording.measured(verdict)),
+                    f"**{verdict.verdict}**",
+                ]
+            )
+    return table_lines(["", "claim", "published", "here: a − b \\[interval\\]", "verdict"], rows)
+
+
+def read(path: Path) -> str:
+    """A README's text.
+
+    Raises:
+      InputError: it cannot be read, or has not both marks, once each and in order.
+    """
+    try:
+        readme = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--readme {path}: cannot be read: {error}") from None
+    once = readme.count(BEGIN) == readme.count(END) == 1
+    require(
+        once and readme.index(BEGIN) < readme.index(END),
+        f"--readme {path}: expected one line {BEGIN!r} and below it one line {END!r}",
+    )
+    return readme
+
+
+def renewed(readme: str, runs: Sequence[Run], links: str) -> str:
+    """A README from :func:`read` with the table between its marks made anew.
+
+    Raises:
+      InputError: as in :func:`table`.
+    """
+    before, after = readme[: readme.index(BEGIN)], readme[readme.index(END) :]
+    return "\n".join([before + BEGIN, "", *table(runs, links), "", after])
