@@ -311,6 +311,24 @@ def test_the_report_shows_both_readings():
     assert [cell.strip() for cell in row.split("|")[4:6]] == ["98.39", "90.68"]
     assert "9,216 images" in lines
     assert "0.9216" in lines
+    assert "All lie within 0.3 points of the corrected, the farthest 0.0" in lines
+
+
+def test_the_report_says_what_is_far_from_the_published():
+    def said(variant, **changes):
+        far = made_up(
+            lambda name: claims.corrected(as_published(name)) - 0.004 * (name == "reinit-10"),
+            lambda name: 0.1,
+            **changes,
+        )
+        config = {**json.loads(far.attrs["config"]), "variant": variant}
+        return "\n".join(report._farther(far.assign_attrs(config=json.dumps(config))))
+
+    assert said("as-run").startswith("Farther than 0.3 points from the corrected: reinit 10.7 % (-0.39")
+    assert "remask" not in said("as-run")
+    assert "--variant as-run" in said("as-described")
+    assert "--variant as-run" not in said("as-run")
+    assert "of 100 epochs on MNIST, these of 50 on" in said("as-described", epochs=50)
 
 
 @pytest.mark.parametrize(

@@ -206,13 +206,18 @@ def weights(measured: xr.Dataset, have: set[str]) -> list[Judged]:
     return found
 
 
-def reproduction(measured: xr.Dataset, have: set[str]) -> list[Judged]:
-    """Our accuracies are the corrected published ones; only on the document's data and for its epochs."""
+def comparable(measured: xr.Dataset) -> bool:
+    """Whether this run can be held against the published numbers: the document's data, for its epochs."""
     config = json.loads(measured.attrs["config"])
     model = config["model"]
-    if config["dataset"] != TESTED_ON[model] or config["epochs"] < EPOCHS[model]:
+    return config["dataset"] == TESTED_ON[model] and config["epochs"] >= EPOCHS[model]
+
+
+def reproduction(measured: xr.Dataset, have: set[str]) -> list[Judged]:
+    """Our accuracies are the corrected published ones, where they are comparable."""
+    if not comparable(measured):
         return []
-    found = []
+    model, found = json.loads(measured.attrs["config"])["model"], []
     for name, row in PUBLISHED[model].items():
         if name in have:
             ours = points(measured, name)
