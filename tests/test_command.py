@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,15 @@ def test_a_terminal_gets_a_bar_and_colours_unless_refused(monkeypatch, capsys, c
     assert "2/4" in printed
     assert "kept 80%  5 network-steps/s" in printed
     assert any(f"\x1b[{code}" in printed for code in ("38;", "3", "9")) == expected
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "lth_jax", "data", "prepare", "nothing"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "nothing" in done.stderr
