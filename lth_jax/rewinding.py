@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from lth_jax import masks
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.training import Recipe, init_state, train
-from lth_jax.types import Mask, Params, PRNGKey, Shapes, Split
+from lth_jax.types import Collections, Mask, Params, PRNGKey, Shapes, Split
 
 
 def to_start(start: Params, trained: Params) -> Params:
@@ -64,7 +64,13 @@ def fresh(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None =
 
 
 def at_step(
-    key: PRNGKey, start: Params, data: Split, recipe: Recipe, step: int, model_key: PRNGKey | None = None
+    key: PRNGKey,
+    start: Params,
+    data: Split,
+    recipe: Recipe,
+    step: int,
+    model_key: PRNGKey | None = None,
+    collections: Collections | None = None,
 ) -> Params:
     """θ_k: the dense network after its first ``step`` iterations, to rewind to (Frankle et al. 2020).
 
@@ -75,12 +81,15 @@ def at_step(
       recipe: network, optimizer and batch size; its number of iterations does not matter.
       step: how many iterations; 0 gives θ0.
       model_key: the model's own noise (dropout), the same as when the dense network is trained whole.
+      collections: the model's other variables before training, ``{}`` unless given. What becomes of them is
+        not returned: ``lottery`` starts every level with those from before training, and running averages
+        of batch statistics change no weight.
     """
     if step == 0:
         return start
     dense = masks.ones_like(start)
     part = dataclasses.replace(recipe, steps=step, eval_every=step)
-    state = init_state(part, start, {}, dense)
+    state = init_state(part, start, {} if collections is None else collections, dense)
     return train(key, state, dense, data, part, model_key=model_key)[0].params
 
 

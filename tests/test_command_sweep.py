@@ -15,9 +15,10 @@ import xarray as xr
 from idx import TRAIN, write_idx
 
 import lth_jax
-from lth_jax import commands, config, data, data_formats, models, sparsity
+from lth_jax import commands, config, data, data_formats, masks, models, sparsity, training
 from lth_jax import ticket_files as files
 from lth_jax.commands import settings, show, sweep
+from lth_jax.types import Split
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
 TINY = ["--dataset", "mnist", "--data-dir", "DIGITS", "--epochs", "1", "--batch-size", "20"]
@@ -194,6 +195,39 @@ def test_rewinding_to_a_step_starts_from_the_dense_network_then(place, call):
     )
 
 
+def test_a_module_with_batch_statistics_is_rewound_to_a_step_too(place, call):
+    flags = ["--model", "somebodys_net:Net", "--levels", "2", "--seeds", "7", *TINY]
+    flags += [
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.1",
+    ]  # Adam blows up a gradient that is 0 but for rounding
+    call("sweep", *flags, "--rewind", "2", "--out", "normalized")
+    call("export", "normalized", "--seed", "7", "--level", "1")
+    ticket, mask, _ = lth_jax.load_ticket("normalized/tickets/seed-7-level-1.safetensors")
+    # The same two steps of the dense network, in its own order and with its own noise.
+    chosen = sweep.configure(commands.build_parser().parse_args(["sweep", *flags]))[0]
+    dataset = data.load("mnist", place / "DIGITS")
+    model, plan = sweep.prepare(chosen, dataset)
+    params, collections = jax.jit(model.initial)(lth_jax.stream(7, "init"))
+    assert jax.tree.leaves(collections), "it has batch statistics"
+    order, noise = lth_jax.stream(7, "order", 0), lth_jax.stream(7, "model", 0)
+    train, dense = lth_jax.splits(dataset)[0], masks.ones_like(params)
+    state = training.init_state(plan.recipe, params, collections, dense)
+
+    @jax.jit
+    def step(number, state, rows):
+        batch = Split(train.images[rows], train.labels[rows])
+        return training.train_step(jax.random.fold_in(noise, number), state, dense, batch, plan.recipe)[0]
+
+    for number, rows in enumerate(training.batch_order(order, TRAIN, 20, 2)):
+        state = step(number, state, rows)
+    expected = jax.tree.map(lambda w, m: np.where(m, w, 0), state.params, mask)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ticket, expected)
+    assert ticket["BatchNorm_0"]["bias"].any(), "it is 0 before training"
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -284,7 +318,7 @@ LINES = {
     "--rewind 1.5: expected start, none or a number": "sweep --rewind 1.5",
     "--rewind 0": "sweep --rewind 0",
     "--rewind 4: a level has 3 steps": "sweep --rewind 4 TINY",
-    "has batch statistics": "sweep --model somebodys_net:Net --rewind 2 TINY",
+    "the range 5-3 runs backwards": "sweep --seeds 5-3",
     "BatchNorm_0/scale is neither": "sweep --model somebodys_net:Net --initializer he_normal TINY",
     "is a Other, no flax.linen.Module": "sweep --model somebodys_net:Other TINY",
     "missing 1 required positional argument": "sweep --model somebodys_net:needs TINY",

@@ -226,8 +226,8 @@ def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
     """The plan of every level.
 
     Raises:
-      InputError: a batch, a warmup or a step to rewind to does not fit into a level, a layer is unknown or
-        loses its last weight, or the module has collections and is to be rewound to a later step.
+      InputError: a batch, a warmup or a step to rewind to does not fit into a level, or a layer is unknown or
+        loses its last weight.
     """
     require(
         config.batch_size <= examples,
@@ -238,10 +238,6 @@ def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
     steps, back = config.epochs * (examples // config.batch_size), rewind_step(config)
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
     require(back <= steps, f"--rewind {back}: a level has {steps} steps")
-    require(
-        not back or not jax.tree.leaves(model.collections),
-        f"--rewind {back}: {config.model} has batch statistics, which can be rewound to their start only",
-    )
     which = named(f"--model {config.model}", lambda: masks.prunable(model.shapes))
     rates = named("--layer-rates", lambda: pruning.rates(model.shapes, config.rate, layer_rates(config)))
     pruned = model.shapes
@@ -267,7 +263,7 @@ def make_run(config: Config, model: Model, plan: lottery.Plan, seed: Any, split:
     early = None
     if (step := rewind_step(config)) and split is not None:
         order, noise = stream(seed, "order", 0), stream(seed, "model", 0)  # as the dense level has them
-        early = rewinding.at_step(order, params, split, plan.recipe, step, noise)
+        early = rewinding.at_step(order, params, split, plan.recipe, step, noise, collections)
     return lottery.begin(seed, params, collections, plan, early)
 
 

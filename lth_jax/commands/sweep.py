@@ -40,7 +40,7 @@ results.nc (dims seed, level), tickets.npz, report.md and figures/. `lth-jax sho
 takes a ticket out.
 
 Rewinding to step K starts the levels after the first from the dense network after its first K steps, and
-trains them for a level's whole number of steps."""
+trains them for a level's whole number of steps. Batch statistics start anew at every level."""
 
 
 def add(commands: Any) -> None:
