@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 import tomllib
 import typing
@@ -142,10 +143,10 @@ def _converter(kind: Any, name: str) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line and exit code 2."""
+    """argparse whose errors are one line, which names a flag once, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        fail(message)
+        fail(re.sub(r"^argument (--[\w-]+): (?=\1 )", "", message))
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

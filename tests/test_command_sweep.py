@@ -1,6 +1,7 @@
 """The command's sweeps: from flags to files, tickets back from the files, and what is refused."""
 
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -366,7 +367,9 @@ def test_a_wrong_command_line_is_one_line(refused, place, told, line):
     parts = [part for word in line.split(" ") for part in (TINY if word == "TINY" else [word])]
     if parts[0] == "sweep" and "--out" not in parts:
         parts += ["--out", "never"]
-    assert told in refused(*parts)
+    line = refused(*parts)
+    assert told in line
+    assert not re.search(r"(--[\w-]+): \1\b", line), "a flag is named once"
 
 
 FILES = {
