@@ -45,7 +45,8 @@ class Experiment(NamedTuple):
 
     One whose configuration has no field ``dataset`` needs none, and is given ``None`` for it. ``notes`` are
     Markdown sections of the report, between its table and its claims. ``distributed`` says that ``train``
-    can be called by several processes together (see ``processes``).
+    can be called by several processes together (see ``processes``). ``variant`` tells an experiment's runs
+    apart in the title that gathered results give them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Experiment(NamedTuple):
     table: Callable[[xr.Dataset], tuple[str, list[str], list[list[str]]]]
     notes: Callable[[xr.Dataset], str] = lambda measured: ""
     distributed: bool = False
+    variant: Callable[[xr.Dataset], str] = lambda measured: str(measured.attrs.get("variant", ""))
 
 
 def main(experiment: Experiment, arguments: Sequence[str]) -> None:

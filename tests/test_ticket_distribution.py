@@ -311,6 +311,7 @@ def test_the_report_shows_both_readings():
     assert [cell.strip() for cell in row.split("|")[4:6]] == ["98.39", "90.68"]
     assert "9,216 images" in lines
     assert "0.9216" in lines
+    assert report.variant(measured) == "FC-1, as-described"
     assert "All lie within 0.3 points of the corrected, the farthest 0.0" in lines
 
 

@@ -100,7 +100,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
     verdicts = tuple(experiment.claims(measured))
     pictures, unreadable = read_pictures(folder / results.FIGURES, experiment.name)
     undigested = [] if (folder / DIGEST).exists() else [f"{DIGEST} is missing: read without a check"]
-    variant = measured.attrs.get("variant", "")
+    variant = experiment.variant(measured)
     return Run(
         place,
         f"{experiment.summary} · {variant}" if variant else experiment.summary,

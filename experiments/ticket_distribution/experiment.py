@@ -30,7 +30,7 @@ from experiments.ticket_distribution import networks, weights
 from experiments.ticket_distribution.claims import verdicts
 from experiments.ticket_distribution.config import Config, names, presets
 from experiments.ticket_distribution.figures import draw_figures
-from experiments.ticket_distribution.report import make_table, notes
+from experiments.ticket_distribution.report import make_table, notes, variant
 from lth_jax import data, lottery, masks, pruning, results
 from lth_jax.config import require
 from lth_jax.sweep import Progress
@@ -154,4 +154,5 @@ EXPERIMENT = cli.Experiment(
     figures=draw_figures,
     table=make_table,
     notes=notes,
+    variant=variant,
 )

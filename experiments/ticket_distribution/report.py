@@ -21,6 +21,7 @@ from experiments.ticket_distribution.claims import (
 from experiments.ticket_distribution.weights import FITS
 from lth_jax import stats
 
+MODELS = {"fc1": "FC-1", "lenet5": "LeNet-5"}
 DATA = {"fc1": "MNIST", "lenet5": "CIFAR-10"}
 """What the document trained each model on."""
 PROTOCOL = {
@@ -29,6 +30,12 @@ PROTOCOL = {
     "channel, one Adam through all levels of pruning, biases neither pruned nor reset, so a ticket starts "
     "with trained ones.",
 }
+
+
+def variant(measured: xr.Dataset) -> str:
+    """What tells this run from the experiment's others: ``LeNet-5, as-described``."""
+    config = json.loads(measured.attrs["config"])
+    return f"{MODELS[config['model']]}, {config['variant']}"
 
 
 def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
