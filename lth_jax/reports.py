@@ -1,13 +1,16 @@
 """What people read of a run: where its data came from, tables on the terminal and in Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from lth_jax import data, results
+
+REPEATED = ("seed", "network", "trial")
+"""Dimensions along which a run is repeated, the first one found being called its seeds."""
 
 
 def console() -> Console:
@@ -60,9 +63,30 @@ def origin_of(dataset: data.Dataset | None) -> str:
 
 
 def attributes_line(measured: xr.Dataset) -> str:
-    """What a results file says of its origin, in a line."""
-    shown = ("preset", "variant", "dataset", "device", "commit")
-    return ", ".join(f"{name} {measured.attrs[name]}" for name in shown if name in measured.attrs)
+    """What a results file says of its origin, in a line: preset, data, seeds, machine, commit."""
+    attrs = {name: str(value) for name, value in measured.attrs.items()}
+    names = ("preset", "variant", "dataset", "fingerprint", "seeds", "device", "commit")
+    attrs["seeds"] = seeds_of(measured)
+    return ", ".join(f"{name} {attrs[name]}" for name in names if attrs.get(name))
+
+
+def seeds_of(measured: xr.Dataset) -> str:
+    """A run's seeds as ranges, empty if it has none."""
+    name = next((name for name in REPEATED if name in measured.coords), None)
+    if name is None or measured[name].ndim != 1 or measured[name].dtype.kind not in "iu":
+        return ""
+    return f"{ranges(measured[name].values.tolist())} ({measured.sizes[name]:,})"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers with their runs shortened: ``42–52, 60``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("–".join(map(str, run)) for run in runs)
 
 
 def escape(text: str) -> str:

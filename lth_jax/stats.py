@@ -19,6 +19,7 @@ unstable method. Values and margins share a unit: accuracy points are 100 * accu
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,13 +226,31 @@ def write_csv(verdicts: Sequence[Verdict], path: str | os.PathLike) -> None:
         aside.unlink(missing_ok=True)
 
 
+def holds_if(claim: Claim) -> str:
+    """Where a - b has to lie for the claim to hold: ``> 0``, ``≥ -0.1``, ``within ±0.1``."""
+    if claim.kind == "equal":
+        return f"within ±{claim.margin:g}"
+    return f"> {claim.margin:g}" if claim.kind == "greater" else f"≥ {-claim.margin or 0:g}"
+
+
+def labels(verdicts: Sequence[Verdict]) -> list[str]:
+    """The claims' texts; where several share one, the identifier's last part tells them apart."""
+    often = Counter(verdict.claim.text for verdict in verdicts)
+
+    def label(claim: Claim) -> str:
+        return claim.text if often[claim.text] == 1 else f"{claim.text} ({claim.identifier.split(':')[-1]})"
+
+    return [label(verdict.claim) for verdict in verdicts]
+
+
 def markdown_table(verdicts: Sequence[Verdict]) -> str:
     """A Markdown table, a row a verdict; pipes, backslashes and newlines in cells are escaped."""
-    rows = [["claim", "published", "a - b", "p (Holm)", "n", "verdict", "note"], ["---"] * 7]
-    for v in verdicts:
+    header = ["claim", "published", "a - b", "holds if", "p (Holm)", "n", "verdict", "note"]
+    rows = [header, ["---"] * len(header)]
+    for v, label in zip(verdicts, labels(verdicts), strict=True):
         measured = f"{v.estimate:+.3g} [{v.low:+.3g}, {v.high:+.3g}] {v.claim.unit}"
         p = "< 0.001" if v.adjusted_p < 0.001 else f"{v.adjusted_p:.3f}"
-        cells = [v.claim.text, v.claim.published, measured, p, str(v.n), v.verdict, v.note]
+        cells = [label, v.claim.published, measured, holds_if(v.claim), p, str(v.n), v.verdict, v.note]
         one_line = [" ".join(cell.split()) for cell in cells]
         rows.append([cell.replace("\\", r"\\").replace("|", r"\|") for cell in one_line])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

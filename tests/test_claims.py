@@ -130,15 +130,42 @@ def test_a_failed_write_leaves_the_old_file(verdicts, tmp_path, monkeypatch):
 
 def test_markdown_table(verdicts):
     lines = stats.markdown_table(verdicts).splitlines()
-    assert lines[0] == "| claim | published | a - b | p (Holm) | n | verdict | note |"
-    assert lines[1] == "| --- | --- | --- | --- | --- | --- | --- |"
-    assert lines[2].startswith("| Xavier is more accurate | 98.1 against 97.9 | +2.01 [+1.6")
-    assert lines[2].endswith("] accuracy points | 0.016 | 8 | supported |  |")
+    assert lines[0] == "| claim | published | a - b | holds if | p (Holm) | n | verdict | note |"
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    assert lines[2].startswith(
+        "| Xavier is more accurate (xavier-beats-kaiming) | 98.1 against 97.9 | +2.01 [+1.6"
+    )
+    assert lines[2].endswith("] accuracy points | > 0 | 0.016 | 8 | supported |  |")
     assert lines[3] == (
-        r'| a \| b, "quoted" second \\ line é |  | +1 [+nan, +nan] accuracy points | 1.000 | 1 '
+        r'| a \| b, "quoted" second \\ line é |  | +1 [+nan, +nan] accuracy points | > 0 | 1.000 | 1 '
         "| inconclusive | 1 of 2 pairs dropped, not finite; fewer than two pairs |"
     )
     assert len(lines) == 5
+
+
+def test_claims_that_share_a_text_are_told_apart():
+    verdicts = [judge(replace(CLAIM, identifier=name, text=text), UP, 0.0) for name, text in NAMED]
+    assert stats.labels(verdicts) == ["x (test)", "x (train)", "y"]
+    assert [line.split(" | ")[0] for line in stats.markdown_table(verdicts).splitlines()[2:]] == [
+        "| x (test)", "| x (train)", "| y",
+    ]  # fmt: skip
+
+
+NAMED = (("a:test", "x"), ("a:train", "x"), ("b", "y"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "said"),
+    [
+        ("greater", 0.0, "> 0"),
+        ("greater", 0.1, "> 0.1"),
+        ("at_least", 0.0, "≥ 0"),
+        ("at_least", 0.1, "≥ -0.1"),
+        ("equal", 0.1, "within ±0.1"),
+    ],
+)
+def test_what_a_claim_needs_in_words(kind, margin, said):
+    assert stats.holds_if(replace(CLAIM, kind=kind, margin=margin)) == said
 
 
 # errors

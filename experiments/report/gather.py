@@ -18,14 +18,12 @@ from PIL import Image, UnidentifiedImageError
 
 from experiments import cli
 from experiments.report import captions
-from lth_jax import results
+from lth_jax import reports, results
 from lth_jax.config import InputError, require
 from lth_jax.stats import Verdict, to_rows
 
 PACKAGE = Path(__file__).parents[1]
 DIGEST = f"{results.RESULTS}.sha256"
-REPEATED = ("seed", "network", "trial")
-"""Dimensions along which a run is repeated, the first one found being called its seeds."""
 
 
 class Picture(NamedTuple):
@@ -105,7 +103,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
         place,
         f"{experiment.summary} · {variant}" if variant else experiment.summary,
         attrs=dict(measured.attrs),
-        seeds=seeds_of(measured),
+        seeds=reports.seeds_of(measured),
         config=json.loads(measured.attrs["config"]),
         table=experiment.table(measured),
         diverged=tuple(results.diverged_runs(measured)),
@@ -144,22 +142,3 @@ def outdated(verdicts: Iterable[Verdict], path: Path) -> list[str]:
     if ours != theirs:
         return [f"{path.name} was written by another version; the claims here are judged anew"]
     return []
-
-
-def seeds_of(measured: xr.Dataset) -> str:
-    """A run's seeds as ranges, empty if it has none."""
-    name = next((name for name in REPEATED if name in measured.coords), None)
-    if name is None or measured[name].ndim != 1 or measured[name].dtype.kind not in "iu":
-        return ""
-    return f"{ranges(measured[name].values.tolist())} ({measured.sizes[name]:,})"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers with their runs shortened: ``42–52, 60``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ", ".join("–".join(map(str, run)) for run in runs)

@@ -9,6 +9,7 @@ from experiments.report.gather import Run
 from experiments.report.summary import table_lines
 from lth_jax.config import InputError, require
 from lth_jax.reports import escape
+from lth_jax.stats import holds_if, labels
 
 RENEW = "python -m experiments report --readme README.md"
 BEGIN, END = f"<!-- headlines: {RENEW} -->", "<!-- end of the headlines -->"
@@ -29,8 +30,6 @@ CHOSEN = {
         "accuracy:reinit-10:remask-10",
         "divot:10",
         "symmetric:10",
-        "signs:10",
-        "full_dn:10",
     ),
     "xor": (
         "one-shot-beats-random:strict",
@@ -50,7 +49,6 @@ CHOSEN = {
         "slope-forward:0.02",
         "slope-backward:0.02",
         "keeps-forward:torch_default",
-        "reading-forward:0.1",
     ),
     "supermask/shuffled": (
         "supermask",
@@ -77,21 +75,23 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
     rows = []
     for place, identifiers in CHOSEN.items():
         require(place in found and not found[place].problem, f"--readme: no results of {place} to show")
-        verdicts = {verdict.claim.identifier: verdict for verdict in found[place].verdicts}
+        judged = found[place].verdicts
+        verdicts = {v.claim.identifier: (v, label) for v, label in zip(judged, labels(judged), strict=True)}
         where = quote("/".join(part for part in (links, place, "report.md") if part))
         for identifier in identifiers:
             require(identifier in verdicts, f"--readme: {place} judges no claim {identifier!r}")
-            verdict = verdicts[identifier]
+            verdict, label = verdicts[identifier]
             rows.append(
                 [
                     f"[{wording.document(verdict.claim)}]({where})",
-                    escape(verdict.claim.text),
+                    escape(label),
                     escape(verdict.claim.published),
                     escape(wording.measured(verdict)),
+                    holds_if(verdict.claim),
                     f"**{verdict.verdict}**",
                 ]
             )
-    return table_lines(["", "claim", "published", "here: a − b \\[interval\\]", "verdict"], rows)
+    return table_lines(["", "claim", "published", "here: a − b \\[interval\\]", "holds if", "verdict"], rows)
 
 
 def read(path: Path) -> str:

@@ -9,8 +9,9 @@ from xml.etree.ElementTree import Element
 
 from experiments.report import wording
 from experiments.report.elements import box, from_markdown, make, plain_table
-from experiments.report.gather import Picture, Run, ranges
-from lth_jax.stats import Verdict
+from experiments.report.gather import Picture, Run
+from lth_jax import reports
+from lth_jax.stats import Verdict, holds_if, labels
 
 MARKS = {"supported": "✓", "contradicted": "✗", "inconclusive": "~"}
 
@@ -45,7 +46,7 @@ def claim_table(judged: Sequence[tuple[Run, str]], label: str, with_origin: bool
     rows = [
         claim_row(verdict, text, make("td", _origin_of(run, name)) if with_origin else None)
         for run, name in judged
-        for verdict, text in zip(run.verdicts, wording.labels(run.verdicts), strict=True)
+        for verdict, text in zip(run.verdicts, labels(run.verdicts), strict=True)
     ]
     head = [make("th", name, scope="col", class_="number" if name in numbers else None) for name in header]
     table = make("table", make("thead", make("tr", head)), make("tbody", rows), class_="sortable claims")
@@ -63,7 +64,7 @@ def claim_row(verdict: Verdict, text: str, origin: Element | None) -> Element:
     interval, _, unit = rest.partition("] ")
     shown = f"{interval}]" if unit else rest
     ours = [make("b", value), " ", make("span", shown, class_="interval"), make("small", unit)]
-    needs = make("small", "needs " + wording.needed(claim).replace("-", "−"))
+    needs = make("small", "needs a − b " + holds_if(claim).replace("-", "−"))
     return make(
         "tr",
         make("td", claim.document),
@@ -125,7 +126,7 @@ def _compact(value: Any) -> str:
     """A configuration's value: lists in a line, long ones of whole numbers as ranges."""
     if isinstance(value, list):
         whole = len(value) > 2 and all(type(entry) is int for entry in value)
-        return ranges(value) if whole else ", ".join(map(str, value))
+        return reports.ranges(value) if whole else ", ".join(map(str, value))
     return str(value)
 
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from experiments.report import wording
 from experiments.report.gather import Run
 from lth_jax.reports import escape
+from lth_jax.stats import holds_if, labels
 
 RENEW = "python -m experiments report --summary experiments/results/SUMMARY.md"
 
@@ -21,8 +22,9 @@ def text(runs: Sequence[Run], links: str = "") -> str:
         "# Published claims and what came out",
         "",
         f"Made from the results files by `{RENEW}`; not to be edited by hand. *Ours* is the mean of a - b "
-        "and its interval, a being what the claim says is larger; `python -m experiments report` writes "
-        "a page that says more. A claim that is neither supported nor contradicted is inconclusive.",
+        "and its interval, a and b being what the claim compares; *holds if* is what the interval has to "
+        "show. A claim that is neither supported nor contradicted is inconclusive; so is one that would be "
+        "one of them if it were judged alone. `python -m experiments report` writes a page that says more.",
         "",
         *count_lines(runs),
     ]
@@ -62,11 +64,12 @@ def run_lines(run: Run, links: str) -> list[str]:
             escape(label),
             escape(verdict.claim.published),
             escape(wording.measured(verdict)),
+            holds_if(verdict.claim),
             verdict.verdict,
             f"{verdict.n:,}",
         ]
-        for verdict, label in zip(run.verdicts, wording.labels(run.verdicts), strict=True)
+        for verdict, label in zip(run.verdicts, labels(run.verdicts), strict=True)
     ]
     if not rows:
         return [*lines, "It judges no claim."]
-    return lines + table_lines(["document", "claim", "published", "ours", "verdict", "n"], rows)
+    return lines + table_lines(["document", "claim", "published", "ours", "holds if", "verdict", "n"], rows)

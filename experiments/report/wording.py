@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import get_args
 
 from experiments.report.gather import Run, experiment_names
@@ -22,26 +22,9 @@ def measured(verdict: Verdict) -> str:
     return f"{verdict.estimate:+.3g} {interval} {verdict.claim.unit}"
 
 
-def needed(claim: Claim) -> str:
-    """What a - b has to be for the claim to hold."""
-    margin = f"{claim.margin:g}"
-    at_least = f"a - b ≥ {-claim.margin:g}" if claim.margin else "a - b ≥ 0"
-    return {"greater": f"a - b > {margin}", "at_least": at_least, "equal": f"|a - b| < {margin}"}[claim.kind]
-
-
 def p_value(verdict: Verdict) -> str:
     """The p-value after Holm's correction."""
     return "< 0.001" if verdict.adjusted_p < 0.001 else f"{verdict.adjusted_p:.3f}"
-
-
-def labels(verdicts: Sequence[Verdict]) -> list[str]:
-    """The claims' texts; where several share one, the identifier's last part tells them apart."""
-    often = Counter(verdict.claim.text for verdict in verdicts)
-
-    def label(claim: Claim) -> str:
-        return claim.text if often[claim.text] == 1 else f"{claim.text} ({claim.identifier.split(':')[-1]})"
-
-    return [label(verdict.claim) for verdict in verdicts]
 
 
 def document(claim: Claim) -> str:
