@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from lth_jax import masks, parallel, pruning, rewinding
+from lth_jax import edges, masks, parallel, pruning, rewinding
 from lth_jax.keys import stream
 from lth_jax.training import Curves, Recipe, init_state, train
 from lth_jax.types import Mask, Params, Split
@@ -123,7 +123,7 @@ def advance(line: Line, trained: Params, rules: Rules) -> Line:
     following = jnp.minimum(line.level + 1, last)
     keep = jax.tree.map(lambda counts: jnp.asarray(counts)[following], rules.keep)
     whole = masks.ones_like(line.mask) if rules.one_shot else line.mask
-    score = pruning.scores(rules.criterion, line.rewind_to, judged)
+    score = pruning.scores(rules.criterion, line.params, judged)
     return line._replace(
         level=line.level + 1,
         params=rules.rewind(line.rewind_to, trained),
@@ -162,7 +162,8 @@ def play(
       ``[line, network, ...]``, tickets first, and what ``inspect`` kept as ``[line, ...]``.
 
     Raises:
-      ValueError: the devices belong to several processes, which this loop does not serve.
+      ValueError: lines, examples and rules do not fit together, see ``edges``; or the devices belong to
+        several processes, which this loop does not serve.
     """
     if jax.process_count() > 1:
         raise ValueError(f"{jax.process_count()} processes: expected one; start lines with siblings in one")
@@ -171,6 +172,9 @@ def play(
         trained, curves = train_start(start, data, watch, rules.recipe)
         return trained, select(start, curves)
 
+    edges.check_lines(lines, rules, levels)
+    for name, split in {"training": data, **watch}.items():
+        edges.check_split(name, split, lines, rules.recipe)
     mesh = mesh or parallel.run_mesh()
     step = parallel.map_runs(one, mesh, chunk, wait)
     before = jax.jit(jax.vmap(lambda line: (branch(line, rules), inspect(line))))

@@ -79,7 +79,7 @@ def random(initial: Leaf, final: Leaf) -> Leaf:
     bits = jax.lax.bitcast_convert_type(initial.astype(jnp.float32), jnp.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    return (bits ^ (bits >> 16)).astype(initial.dtype)
+    return (bits ^ (bits >> 16)).astype(jnp.float32)  # which float16 could not hold
 
 
 def rank(score: Leaf) -> Leaf:

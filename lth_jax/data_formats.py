@@ -340,7 +340,19 @@ def _tfrecords(path: Path) -> Iterator[bytes]:
         position += length + 16
 
 
-def cached(name: str, files: Sequence[Path], folder: Path, read: Callable[[], Arrays]) -> Arrays:
+def _stored(entry: Path) -> Arrays | None:
+    """A cache's entry, ``None`` where it is damaged or missing."""
+    try:
+        # Its zip has a checksum a member. (Opened here: np.load leaves a damaged file open.)
+        with entry.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return Arrays(**{field: stored[field] for field in Arrays._fields})
+    except Exception:  # whatever a damaged file raises: the sources are still there
+        return None
+
+
+def cached(
+    name: str, files: Sequence[Path], folder: Path, read: Callable[[], Arrays], fresh: bool = False
+) -> Arrays:
     """``read()``, or what it gave the last time that ``files`` looked as they do now.
 
     The cache is a convenience: damaged, it is rebuilt; where it cannot be written, none is kept.
@@ -350,16 +362,13 @@ def cached(name: str, files: Sequence[Path], folder: Path, read: Callable[[], Ar
       files: its sources; path, size and modification time of each are part of the key.
       folder: where entries lie.
       read: gives the arrays.
+      fresh: read in any case.
     """
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     key = hashlib.sha256(repr((CACHE_LAYOUT, name, stats)).encode()).hexdigest()[:16]
     entry = folder / f"{name}-{key}.npz"
-    try:
-        # Its zip has a checksum a member. (Opened here: np.load leaves a damaged file open.)
-        with entry.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return Arrays(**{field: stored[field] for field in Arrays._fields})
-    except Exception:  # whatever a damaged file raises: the sources are still there
-        pass
+    if not fresh and (stored := _stored(entry)):
+        return stored
     arrays = read()
     aside = folder / f".{os.getpid()}-{entry.name}"
     with suppress(OSError):

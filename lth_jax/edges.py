@@ -50,11 +50,12 @@ def check_split(name: str, split: Split, runs: Any, recipe: Recipe) -> None:
     Args:
       name: what the error calls them.
       split: examples.
-      runs: a ``lottery.Run`` with a leading axis on every leaf.
+      runs: a ``lottery.Run`` or ``branches.Line`` with a leading axis on every leaf.
       recipe: the network.
 
     Raises:
-      ValueError: another dtype or shape, images without labels, or labels that the network has no logit for.
+      ValueError: another dtype or shape, images without labels, a network that gives something else than
+        logits, or labels that it has no logit for.
     """
     images, labels = split
     if jnp.result_type(images) != jnp.uint8 or jnp.ndim(images) != 4 or 0 in jnp.shape(images):
@@ -70,16 +71,60 @@ def check_split(name: str, split: Split, runs: Any, recipe: Recipe) -> None:
     try:
         logits = jax.eval_shape(
             lambda params, other, x: recipe.network.apply(params, other, x, None)[0],
-            one.params, one.collections, batch,
+            one.params, getattr(one, "collections", {}), batch,
         )  # fmt: skip
     except Exception as error:  # each model refuses in its own words
         problem = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{name} images are {_described(images)}: the network refuses them: {problem}"
         ) from None
+    check_logits(logits, 1)
     low, high, classes = int(jnp.min(labels)), int(jnp.max(labels)), logits.shape[-1]
     if low < 0 or high >= classes:
         raise ValueError(f"{name} labels are {low} … {high}, the network has logits for 0 … {classes - 1}")
+
+
+def check_logits(answer: Any, examples: int, classes: int = 1) -> None:
+    """Refuse what is no logits ``[examples, classes or more]``.
+
+    Args:
+      answer: what a network gives, or its ``jax.ShapeDtypeStruct``.
+      examples: it was given so many.
+      classes: it has to tell so many apart.
+
+    Raises:
+      ValueError: a tuple, a dictionary, another shape, or too few logits.
+    """
+    shape = getattr(answer, "shape", None)
+    if shape is None:
+        raise ValueError(f"the network gives a {type(answer).__name__}, expected logits [examples, classes]")
+    if len(shape) != 2 or shape[0] != examples or shape[1] < classes:
+        wanted = f"[{examples}, {classes} or more]"
+        raise ValueError(f"the network gives {_described(answer)}, expected logits {wanted}")
+
+
+def check_lines(lines: Any, rules: Any, levels: int) -> None:
+    """Refuse lines that are not what some rules play.
+
+    Args:
+      lines: a ``branches.Line`` with a leading axis on every leaf.
+      rules: a ``branches.Rules``.
+      levels: how many are to be played.
+
+    Raises:
+      ValueError: a tree of another structure, shape or dtype, lines at different levels, or sizes for fewer
+        levels.
+    """
+    masks.check(lines.mask, lines.params)
+    for name in ("rewind_to", "early", "trained"):
+        check_like(name, getattr(lines, name), lines.params)
+    for name, tree in {"keep": rules.keep, "prunable": rules.prunable}.items():
+        if jax.tree.structure(tree) != jax.tree.structure(lines.params):
+            raise ValueError(f"the rules' {name} is a tree of another structure than the parameters")
+    if len(found := set(lines.level.tolist())) != 1:
+        raise ValueError(f"the lines are at different levels, {sorted(found)}: play them apart")
+    if (known := min(len(counts) for counts in jax.tree.leaves(rules.keep))) < levels:
+        raise ValueError(f"the rules' keep has sizes for {known} levels, expected {levels}")
 
 
 def check_all(runs: Any, data: Split, watch: Mapping[str, Split], plan: Any) -> None:

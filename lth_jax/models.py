@@ -99,7 +99,7 @@ def from_flax(module: nn.Module) -> Network:
 
     def init(key: PRNGKey, images: Array) -> tuple[Params, Collections]:
         variables = dict(module.init({"params": key}, images, **mode(False)))
-        return variables.pop("params"), variables
+        return variables.pop("params", {}), variables
 
     def apply(
         params: Params, collections: Collections, images: Array, key: PRNGKey | None = None

@@ -18,7 +18,7 @@ from lth_jax.masks import Predicate, is_kernel, path_names
 from lth_jax.types import Mask, Params, Scores
 
 Criterion = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
-"""A leaf's initial and trained weights to the scores of its entries; the lowest are pruned."""
+"""A leaf's weights where a level's training began and where it ended, to scores; the lowest are pruned."""
 
 
 def magnitude(initial: Float[Array, "*shape"], final: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -31,6 +31,10 @@ def scores(criterion: Criterion, initial: Params, final: Params) -> Scores:
     return jax.tree.map(criterion, initial, final)
 
 
+FINEST = 1e-4
+"""The least rate, and how near to 1 the greatest may be: rates are fractions of at most 10,000 parts."""
+
+
 def rates(
     params: PyTree,
     rate: float,
@@ -41,17 +45,18 @@ def rates(
 
     Args:
       params: the parameters or their shapes.
-      rate: fraction of the survivors to remove, in (0, 1).
+      rate: fraction of the survivors to remove, from 0.0001 to 0.9999; used as the nearest fraction with a
+        denominator of at most 10,000.
       layers: other rates for some layers, by the name that precedes ``kernel``: ``{"output": 0.1}``.
       predicate: which leaves are pruned at all; the others get rate 0.
 
     Raises:
-      ValueError: a rate outside (0, 1), or a layer that the parameters do not have.
+      ValueError: a rate outside these, or a layer that the parameters do not have.
     """
     special = dict(layers or {})
     for name, value in {"rate": rate, **special}.items():
-        if not 0 < value < 1:
-            raise ValueError(f"pruning rate {value} of {name!r} is outside (0, 1)")
+        if not FINEST <= value <= 1 - FINEST:
+            raise ValueError(f"pruning rate {value} of {name!r} is outside {FINEST:g} … {1 - FINEST:g}")
     names = [path_names(path) for path, _ in jax.tree.leaves_with_path(params)]
     known = {part for path in names for part in path[:-1]}
     if unknown := sorted(set(special) - known):
@@ -91,6 +96,26 @@ def check_levels(shapes: PyTree, rate: PyTree[float], levels: int) -> None:
             f"{name} would have none of its {size} weights left at level {level} of {levels} "
             f"at a rate of {leaf_rate:g}: fewer --levels, a lower --rate or a larger layer"
         )
+
+
+def check_scope(shapes: PyTree, rate: PyTree[float], scope: str, levels: int) -> None:
+    """:func:`check_levels` of what is ranked together: each layer, or with scope ``global`` all as one.
+
+    Args:
+      shapes: the parameters or their shapes.
+      rate: from :func:`rates`.
+      scope: ``layer`` or ``global``.
+      levels: how many levels are trained.
+
+    Raises:
+      InputError: as in :func:`check_levels`.
+    """
+    if scope == "global":
+        leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(rate), strict=True)
+        ranked = [(leaf.size, leaf_rate) for leaf, leaf_rate in leaves if leaf_rate]
+        shapes = {"all layers": jax.ShapeDtypeStruct((sum(size for size, _ in ranked),), jnp.float32)}
+        rate = {"all layers": max(leaf_rate for _, leaf_rate in ranked)}
+    check_levels(shapes, rate, levels)
 
 
 def removal_count(survivors: Int[Array, ""], rate: float) -> Int[Array, ""]:

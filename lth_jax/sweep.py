@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from lth_jax import checkpoints, edges, lottery, memory, parallel, processes, pruning, signals
+from lth_jax.config import InputError
 from lth_jax.types import Split
 
 
@@ -73,7 +74,8 @@ def sweep(
     Raises:
       signals.Stopped: Ctrl-C or SIGTERM came; what is finished is saved.
       StorageError: a checkpoint cannot be written.
-      InputError: a layer would lose its last weight, or the checkpoints are another program's.
+      InputError: a layer would lose its last weight, or the checkpoints are another program's or of other
+        seeds. Plan and data are not compared: a folder is for one sweep, see ``results.open_folder``.
     """
     edges.check_all(runs, data, watch, plan)
     if plan.scope == "layer":
@@ -120,6 +122,7 @@ def remember(
     record, seconds, finished = _blank(like, levels), np.zeros(levels), 0
     if begun := checkpoints.restore_newest(folder, {"runs": runs, "record": record, "seconds": seconds}):
         finished, restored = begun
+        _check_seeds(folder, runs, restored["runs"])
         runs, seconds = restored["runs"], np.array(restored["seconds"])
         record = jax.tree.map(np.array, restored["record"])
         report(Progress(finished - 1, levels, record, seconds, finished))
@@ -136,6 +139,13 @@ def remember(
             report(Progress(level, levels, record, seconds, finished))
             signals.leave(request)
     return runs, record, seconds
+
+
+def _check_seeds(folder: Path, runs: PyTree, restored: PyTree) -> None:
+    """Refuse to go on with other runs than those that a folder has."""
+    ours, theirs = (processes.gather(getattr(state, "seed", ())) for state in (runs, restored))
+    if not np.array_equal(ours, theirs):
+        raise InputError(f"{folder} has a sweep of seeds {theirs.tolist()}, not {ours.tolist()}")
 
 
 def blocks(

@@ -125,9 +125,9 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             stored = {name: file[name] for name in file.files}
+        seeds = stored["seed"].tolist()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
-    seeds = stored["seed"].tolist()
     if seed not in seeds:
         raise InputError(f"--seed {seed}: the run has {', '.join(map(str, seeds))}")
     run, mask = seeds.index(seed), {}
@@ -172,8 +172,8 @@ def save_ticket(path: Path, params: Flat, mask: Flat, card: Mapping[str, Any]) -
     Raises:
       StorageError: one of them cannot be written.
     """
-    tensors = {f"params/{name}": np.ascontiguousarray(leaf) for name, leaf in params.items()}
-    tensors |= {f"mask/{name}": np.ascontiguousarray(leaf) for name, leaf in mask.items()}
+    tensors = {f"params/{name}": np.asarray(leaf, order="C") for name, leaf in params.items()}
+    tensors |= {f"mask/{name}": np.asarray(leaf, order="C") for name, leaf in mask.items()}
     text = json.dumps(card, indent=2)
     content = save(tensors, metadata={"format": "np", "card": text})
     write_whole(path, lambda aside: aside.write_bytes(content))

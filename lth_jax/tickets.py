@@ -3,6 +3,7 @@
 :func:`find_tickets` composes what the other modules offer; read it as an example of how to do so.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from lth_jax import lottery, masks, models, pruning
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
 from lth_jax.masks import Predicate, is_kernel
+from lth_jax.results import mark_diverged
 from lth_jax.training import Recipe
 from lth_jax.types import Collections, Mask, Params, PRNGKey, Split
 
@@ -25,7 +27,8 @@ class Tickets(NamedTuple):
     """Winning-ticket candidates of several seeds: ``start`` at ``masks`` is what one trains.
 
     Every leaf of ``start`` and ``collections`` has a leading axis *seed*; every leaf of ``masks`` has leading
-    axes *level* and *seed*. ``results`` has dims ``seed, level``: ``test_accuracy``, ``kept`` and so on.
+    axes *level* and *seed*. ``results`` has dims ``seed, level``: ``test_accuracy``, ``kept`` and so on;
+    ``diverged`` is True where a loss is NaN or infinite and at the levels after it, accuracies there are NaN.
     """
 
     start: Params
@@ -34,8 +37,15 @@ class Tickets(NamedTuple):
     results: xr.Dataset
 
     def ticket(self, seed: int, level: int) -> tuple[Params, Mask]:
-        """The masked initial weights, and the mask, that one seed had at one level."""
-        index = self.results["seed"].values.tolist().index(seed)
+        """The masked initial weights, and the mask, that one seed had at one level.
+
+        Raises:
+          ValueError: there is no such seed or level.
+        """
+        seeds, levels = self.results["seed"].values.tolist(), self.results.sizes["level"]
+        _require(seed in seeds, f"seed {seed}: expected one of {', '.join(map(str, seeds))}")
+        _require(0 <= level < levels, f"level {level}: expected 0 to {levels - 1}")
+        index = seeds.index(seed)
         mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[level, index]), self.masks)
         return masks.apply(mask, jax.tree.map(lambda leaf: leaf[index], self.start)), mask
 
@@ -63,24 +73,30 @@ def find_tickets(
       optimizer: fresh at every level.
       data: training examples: uint8 images ``[n, height, width, channels]``, int32 labels ``[n]``.
       test: evaluated at the end of every level.
-      seeds: one independent run each.
+      seeds: one independent run each; whole numbers below 2³¹, none twice.
       levels: rounds of training and pruning; level 0 is dense.
       epochs: trained at each level.
       batch_size: examples per step.
-      rate: fraction of the survivors pruned after each level, in (0, 1).
+      rate: fraction of the survivors pruned after each level, see ``pruning.rates``.
       layers: other rates for some layers, by name.
       scope: rank weights inside each ``layer`` or ``global``ly.
       prunable: which parameters, by path and leaf; kernels by default.
-      initializer: draws the kernels, biases 0; the module's own initializers when not given.
+      initializer: draws the kernels, biases 0; the module's own initializers when not given. Kernels are
+        taken for ``[*window, in, out]``, which attention's are not.
 
     Returns:
       Initial weights, the masks of every level, and labelled results.
 
     Raises:
-      ValueError: an impossible rate, scope, batch size, or a module without prunable parameters.
+      ValueError: an impossible seed, number, rate or scope, a layer that would lose its last weight, or a
+        module without prunable parameters.
     """
-    if scope not in pruning.SCOPES:
-        raise ValueError(f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
+    _require(scope in pruning.SCOPES, f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
+    seeds = _whole_numbers(seeds)
+    for name, value in {"levels": levels, "epochs": epochs, "batch_size": batch_size}.items():
+        _require(value >= 1, f"{name} {value}: expected at least 1")
+    examples = len(data.labels)
+    _require(batch_size <= examples, f"batch_size {batch_size}: larger than the {examples} training examples")
     network = models.from_flax(module)
     sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
 
@@ -89,21 +105,39 @@ def find_tickets(
         return (params if initializer is None else initialize(key, params, initializer)), collections
 
     shapes, _ = jax.eval_shape(initial, jax.random.key(0))
-    steps = epochs * (len(data.labels) // batch_size)
+    steps = epochs * (examples // batch_size)
     plan = lottery.Plan(
         Recipe(network, optimizer, batch_size, steps, steps),
         rates=pruning.rates(shapes, rate, layers, prunable),
         prunable=masks.prunable(shapes, prunable),
         scope=scope,
     )
+    pruning.check_scope(shapes, plan.rates, scope, levels)
     begin = jax.vmap(lambda seed: lottery.begin(seed, *initial(stream(seed, "init")), plan))
     runs = jax.jit(begin)(jnp.asarray(seeds, jnp.int32))  # op by op, a module's init compiles for long
     played = lottery.play(runs, data, {"train": data, "test": test}, plan, levels, select=_record)
     recorded = [jax.tree.map(np.asarray, kept) for _, kept in played]
     mask, record = jax.tree.map(lambda *leaves: np.stack(leaves), *recorded)
     values = {name: (("seed", "level"), array.T) for name, array in record.items()}
-    labelled = xr.Dataset(values, {"seed": list(seeds), "level": np.arange(levels)})
+    labelled = mark_diverged(xr.Dataset(values, {"seed": seeds, "level": np.arange(levels)}))
     return Tickets(runs.params, runs.collections, mask, labelled)
+
+
+def _whole_numbers(seeds: Sequence[int]) -> list[int]:
+    """The seeds, if each can name a run's random streams."""
+    try:
+        numbers = [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise ValueError(f"seeds {seeds}: {error}") from None
+    fits = all(-(2**31) <= number < 2**31 for number in numbers)
+    distinct = len(set(numbers)) == len(numbers) > 0
+    _require(fits and distinct, f"seeds {seeds}: expected whole numbers below 2³¹, at least one, none twice")
+    return numbers
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def _record(level: lottery.Level) -> tuple[Mask, dict[str, jax.Array]]:

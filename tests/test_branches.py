@@ -7,7 +7,18 @@ import optax
 import pytest
 from conftest import make_digits
 
-from lth_jax import branches, initializers, lottery, masks, models, parallel, pruning, rewinding, training
+from lth_jax import (
+    branches,
+    criteria,
+    initializers,
+    lottery,
+    masks,
+    models,
+    parallel,
+    pruning,
+    rewinding,
+    training,
+)
 from lth_jax.keys import stream
 from lth_jax.sweep import remember
 
@@ -165,3 +176,36 @@ def test_a_loop_that_was_stopped_goes_on_where_it_was(tmp_path):
     np.testing.assert_array_equal(resumed[1], [[level] * 3 for level in range(LEVELS)])
     assert (np.asarray(lines.level) == LEVELS).all()
     assert whole[0].shape == (LEVELS, 3, 2, 2)  # levels, lines, networks, evaluations
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": DIGITS.images / np.float32(255)}, "training images are float32"),
+        ({"labels": DIGITS.labels + 3}, "the network has logits for 0 … 3"),
+        ({"levels": LEVELS + 1}, "sizes for 4 levels, expected 5"),
+        ({"keep": {"hidden_0": {}}}, "the rules' keep is a tree of another structure"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_is_compiled(change, message):
+    data = DIGITS._replace(**{name: leaf for name, leaf in change.items() if name in DIGITS._fields})
+    given = rules() if "keep" not in change else branches.Rules(RECIPE, change["keep"], PRUNABLE)
+    with pytest.raises(ValueError, match=message):
+        next(branches.play(begin(), data, {"test": DIGITS}, given, change.get("levels", LEVELS)))
+
+
+def test_lines_at_different_levels_are_refused():
+    lines = begin()._replace(level=jnp.array([0, 1, 0]))
+    with pytest.raises(ValueError, match=r"at different levels, \[0, 1\]"):
+        next(branches.play(lines, DIGITS, {"test": DIGITS}, rules(), LEVELS))
+
+
+def test_both_loops_score_by_where_the_levels_training_began():
+    plan = lottery.Plan(
+        RECIPE, RATES, PRUNABLE, criterion=criteria.CRITERIA["movement"], rewind=rewinding.no_reset
+    )
+    runs = parallel.stack([lottery.begin(seed, initial(seed), {}, plan) for seed in (3, 4, 5)])
+    played = list(lottery.play(runs, DIGITS, {"test": DIGITS}, plan, 3))
+    lines = play(rules(criterion=criteria.CRITERIA["movement"], rewind=rewinding.no_reset), 3)
+    for (run, _), (line, _) in zip(played, lines, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, run.mask, line.mask)

@@ -198,3 +198,9 @@ def test_it_runs_as_a_module():
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "nothing" in done.stderr
+
+
+def test_show_draws_what_has_levels_without_sizes(call, tmp_path):
+    folder = str(COMMITTED / "ticket_distribution" / "as-run")
+    call("show", folder, "--variable", "pruning_test_accuracy", "--figures", str(tmp_path))
+    assert (tmp_path / "pruning_test_accuracy.png").read_bytes()[:4] == b"\x89PNG"

@@ -35,6 +35,16 @@ class Net(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
         return nn.Dense(10)(nn.Dropout(0.1, deterministic=not train)(x))
 
+class Few(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(5)(images.reshape(len(images), -1))
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return images.mean(), nn.Dense(10)(images)
+
 class Other:
     pass
 
@@ -321,6 +331,8 @@ LINES = {
     "--rewind 4: a level has 3 steps": "sweep --rewind 4 TINY",
     "the range 5-3 runs backwards": "sweep --seeds 5-3",
     "BatchNorm_0/scale is neither": "sweep --model somebodys_net:Net --initializer he_normal TINY",
+    "gives float32[1,5], expected logits [1, 10 or more]": "sweep --model somebodys_net:Few TINY",
+    "--model somebodys_net:Pair: ": "sweep --model somebodys_net:Pair TINY",
     "is a Other, no flax.linen.Module": "sweep --model somebodys_net:Other TINY",
     "missing 1 required positional argument": "sweep --model somebodys_net:needs TINY",
     "has no attribute 'None_'": "sweep --model somebodys_net:None_ TINY",

@@ -221,3 +221,15 @@ def test_lossy_cifar_says_so(tmp_path, quality, told):
     write_cifar(tmp_path, smooth_pictures(quality))
     title = data.load("cifar10", tmp_path).title
     assert title == "CIFAR-10 (" + "JPEG q75, " * told + "50 + 10 examples)"
+
+
+def test_the_cache_is_asked_unless_all_is_read_anew(tmp_path):
+    def arrays(value):
+        images, labels = np.full((2, 2, 2, 1), value, np.uint8), np.zeros(2, np.int32)
+        return data_formats.Arrays(images, labels, images, labels)
+
+    (tmp_path / "source").write_bytes(b"x")
+    ask = lambda value, **options: data_formats.cached(  # noqa: E731
+        "name", [tmp_path / "source"], tmp_path / "cache", lambda: arrays(value), **options
+    ).train_images.max()
+    assert [ask(1), ask(2), ask(3, fresh=True), ask(4)] == [1, 1, 3, 3]

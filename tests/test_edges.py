@@ -6,7 +6,19 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import data, initializers, lottery, masks, models, parallel, pruning, training
+from lth_jax import (
+    config,
+    data,
+    edges,
+    initializers,
+    lottery,
+    masks,
+    models,
+    parallel,
+    pruning,
+    sweep,
+    training,
+)
 from lth_jax.keys import stream
 from lth_jax.types import Split
 
@@ -208,3 +220,42 @@ def test_a_pixel_that_is_none_is_refused(value, dtype):
     broken[1, 2, 3, 0] = value
     with pytest.raises(ValueError, match="train_images: expected finite floats"):
         data.from_arrays("mine", broken, ANSWERS, IMAGES, ANSWERS)
+
+
+def test_a_folder_with_another_sweeps_seeds_is_refused(digits, tmp_path):
+    def go(seeds):
+        return sweep.sweep(tmp_path, runs(seeds), digits, {"test": digits}, PLAN, 2, lottery.measurements)
+
+    _, record, _ = go((1, 2))
+    _, again, _ = go((1, 2))
+    np.testing.assert_array_equal(record["test_loss"], again["test_loss"])
+    with pytest.raises(config.InputError, match=r"has a sweep of seeds \[1, 2\], not \[8, 9\]"):
+        go((8, 9))
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.9999])
+def test_the_finest_rates_prune(rate):
+    assert pruning.rates(SHAPES, rate)["output"]["kernel"] == rate
+    assert 0 < int(pruning.removal_count(jnp.asarray(100_000), rate)) < 100_000
+
+
+@pytest.mark.parametrize("rate", [0.0, 9e-5, 0.99995, 1.0])
+def test_rates_finer_than_pruning_are_refused(rate):
+    with pytest.raises(ValueError, match=r"is outside 0\.0001 … 0\.9999"):
+        pruning.rates(SHAPES, rate)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (jnp.zeros((1, 9)), r"the network gives float32\[1,9\], expected logits \[1, 10 or more\]"),
+        (jnp.zeros((10,)), r"the network gives float32\[10\]"),
+        (jnp.zeros((1, 4, 10)), r"the network gives float32\[1,4,10\]"),
+        ((jnp.zeros((1, 10)),), r"the network gives a tuple, expected logits"),
+        ({"logits": jnp.zeros((1, 10))}, r"the network gives a dict, expected logits"),
+    ],
+)
+def test_what_is_no_logits_is_refused(answer, said):
+    edges.check_logits(jnp.zeros((1, 10)), 1, 10)
+    with pytest.raises(ValueError, match=said):
+        edges.check_logits(answer, 1, 10)

@@ -56,3 +56,18 @@ def test_weights_that_a_seed_does_not_give_again_are_stored_or_refused(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(config.InputError, match="is damaged"):
         files.read(path, 4, 1, draw)
+
+
+def test_a_scalar_parameter_comes_back_as_one(tmp_path):
+    params = {"temperature": np.array(2.5, np.float32), "kernel": np.ones((2, 3), np.float32).T}
+    mask = {name: np.ones(leaf.shape, bool) for name, leaf in params.items()}
+    files.save_ticket(tmp_path / "a.safetensors", params, mask, {})
+    found, kept, _ = files.load_ticket(tmp_path / "a.safetensors")
+    assert found["temperature"].shape == kept["temperature"].shape == ()
+    np.testing.assert_array_equal(found["kernel"], params["kernel"])
+
+
+def test_another_npz_is_no_tickets(tmp_path):
+    np.savez(tmp_path / "tickets.npz", other=np.zeros(3))
+    with pytest.raises(config.InputError, match=r"tickets\.npz is damaged"):
+        files.read(tmp_path / "tickets.npz", 1, 0, lambda seed: {})

@@ -61,8 +61,17 @@ def test_a_scheme_may_replace_the_modules_own_draw(found):
     ("change", "message"),
     [
         ({"scope": "galaxy"}, "unknown scope 'galaxy'"),
-        ({"rate": 1.5}, "outside \\(0, 1\\)"),
-        ({"batch_size": 500}, "steps 0"),
+        ({"rate": 1.5}, "pruning rate 1.5 of 'rate' is outside 0.0001 … 0.9999"),
+        ({"rate": 0.00001}, "outside 0.0001"),
+        ({"rate": 0.9, "levels": 4}, "stem/kernel would have none of its 36 weights left at level 2"),
+        ({"rate": 0.9, "levels": 5, "scope": "global"}, "all layers would have none of its 292 weights"),
+        ({"batch_size": 500}, "batch_size 500: larger than the 200 training examples"),
+        ({"batch_size": 0}, "batch_size 0: expected at least 1"),
+        ({"levels": 0}, "levels 0: expected at least 1"),
+        ({"epochs": 0}, "epochs 0: expected at least 1"),
+        ({"seeds": ()}, "at least one"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (2**31,)}, "below 2³¹"),
         ({"layers": {"neck": 0.1}}, "no layer called neck"),
         ({"prunable": lambda path, leaf: False}, "no prunable parameter"),
     ],
@@ -71,3 +80,54 @@ def test_impossible_requests_are_named(found, change, message):
     digits, _ = found
     with pytest.raises(ValueError, match=message):
         lth_jax.find_tickets(Theirs(), optax.sgd(0.1), digits, digits, **change)
+
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        logits = nn.Dense(4)(images.reshape(len(images), -1))
+        return logits, logits
+
+
+class Map(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(4)(images)
+
+
+class Nothing(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return images.reshape(len(images), -1)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Pair(), "the network (gives a tuple|refuses them: .*tuple)"),  # the second where types are checked
+        (Map(), r"the network (gives float32|refuses them: .*f32)\[1,4,4,4\]"),
+        (Nothing(), "no prunable parameter"),
+    ],
+)
+def test_modules_that_give_no_logits_are_named(found, module, message):
+    digits, _ = found
+    with pytest.raises(ValueError, match=message):
+        lth_jax.find_tickets(module, optax.sgd(0.1), digits, digits, (1,), 1, 1, 50)
+
+
+@pytest.mark.parametrize(
+    ("seed", "level", "message"),
+    [(9, 0, "seed 9: expected one of 3, 4, 5"), (3, 3, "0 to 2"), (3, -1, "0 to 2")],
+)
+def test_a_ticket_that_is_not_there_is_named(found, seed, level, message):
+    with pytest.raises(ValueError, match=message):
+        found[1].ticket(seed, level)
+
+
+def test_a_run_that_diverges_is_marked_and_in_no_mean(found):
+    digits, _ = found
+    module, wild = lth_jax.MLP((6,), classes=4), optax.sgd(1e30)
+    tickets = lth_jax.find_tickets(module, wild, digits, digits, (1, 2), 2, 1, 50)
+    assert tickets.results["diverged"].all()
+    assert tickets.results["test_accuracy"].isnull().all()
+    assert not found[1].results["diverged"].any()

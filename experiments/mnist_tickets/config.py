@@ -60,9 +60,10 @@ class Config:
             f"--eval-every {self.eval_every}: must divide --iterations {self.iterations}",
         )
         require(self.learning_rate > 0, f"--learning-rate {self.learning_rate}: must be positive")
-        require(0 < self.rate < 1, f"--rate {self.rate}: outside (0, 1)")
+        for name, rates in {"rate": (self.rate,), "rates": self.rates}.items():
+            for rate in rates:
+                require(0.001 <= rate <= 0.999, f"--{name} {rate}: expected 0.001 to 0.999")
         require(0 < self.smallest < 1, f"--smallest {self.smallest}: outside (0, 1)")
-        require(all(0 < r < 1 for r in self.rates), f"--rates {self.rates}: each must be in (0, 1)")
         require(min(self.stds) > 0, f"--stds {self.stds}: each must be positive")
         require(len(self.hidden) > 0 and min(self.hidden) > 0, "--hidden: widths must be at least 1")
         fits = 0 <= self.rewind_step < self.iterations

@@ -31,7 +31,7 @@ from experiments.mnist_tickets.config import Config, groups, presets
 from experiments.mnist_tickets.figures import draw_figures
 from experiments.mnist_tickets.parts import Splits, join, kept_counts, run_group, shapes_of
 from lth_jax import data, figures, reports, results
-from lth_jax.config import require
+from lth_jax.config import InputError, require
 from lth_jax.types import Split
 
 
@@ -43,7 +43,11 @@ def check(config: Config, dataset: data.Dataset) -> None:
     require(config.batch_size <= left, f"--batch-size {config.batch_size}: larger than the {left} examples")
     for group in groups(config):
         _, shapes = shapes_of(group, dataset.train_images.shape[1:], dataset.classes)
-        for layer, counts in kept_counts(group, config, shapes).items():
+        try:
+            kept = kept_counts(group, config, shapes)
+        except ValueError as error:  # one-shot pruning removes more at once than can be counted
+            raise InputError(f"--smallest {config.smallest}: {error}") from None
+        for layer, counts in kept.items():
             fewest = int(counts["kernel"].min())
             require(fewest > 0, f"--smallest {config.smallest}: leaves {layer} of {group.name} no weight")
 

@@ -15,7 +15,7 @@ examples:
   lth-jax data verify mnist --data-dir DIR
 
 Without --data-dir (or LTH_DATA_DIR): what TFDS has prepared, what the system ships, the embedded digits.
-verify reads every file, downloads nothing, and ends with exit code 2 if a data set is missing or damaged."""
+verify reads every file anew, downloads nothing; exit code 2 says that a data set is missing or damaged."""
 ACTIONS = {
     "list": "names, whether they are here, sizes and fingerprints",
     "prepare": "have TFDS download and prepare one",
@@ -42,9 +42,9 @@ def chosen(parsed: argparse.Namespace) -> tuple[str, ...]:
     return data.DATASETS if parsed.name is None else (parsed.name,)
 
 
-def find(name: str, directory: str | None) -> data.Dataset | None:
+def find(name: str, directory: str | None, fresh: bool = False) -> data.Dataset | None:
     """A data set that is here; the embedded one needs no folder."""
-    return data.find(name, None if name == data.EMBEDDED else directory)
+    return data.find(name, None if name == data.EMBEDDED else directory, fresh)
 
 
 def list_all(parsed: argparse.Namespace) -> None:
@@ -82,7 +82,7 @@ def verify(parsed: argparse.Namespace) -> None:
     wrong = []
     for name in chosen(parsed):
         try:
-            found = find(name, parsed.data_dir)
+            found = find(name, parsed.data_dir, fresh=True)
             if found is None:
                 raise data.missing(name)
             print_found(found)

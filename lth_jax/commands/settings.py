@@ -1,5 +1,6 @@
 """What ``lth-jax sweep`` can be told, and the network, plan and runs that come of it."""
 
+import functools
 import importlib
 import os
 import sys
@@ -13,7 +14,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from lth_jax import data, initializers, lottery, masks, models, parallel, pruning, rewinding
+from lth_jax import (
+    data,
+    edges,
+    initializers,
+    lottery,
+    masks,
+    models,
+    parallel,
+    processes,
+    pruning,
+    rewinding,
+    signals,
+)
 from lth_jax.config import InputError, check_choices, check_distinct, check_limits, option, require
 from lth_jax.keys import stream
 from lth_jax.training import Recipe
@@ -195,10 +208,13 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
         return initializers.initialize(key, params, initializers.get(config.initializer)), collections
 
     try:
-        jax.eval_shape(network.init, jax.random.key(0), sample)
+        answer = jax.eval_shape(
+            lambda key: network.apply(*network.init(key, sample), sample, None)[0], jax.random.key(0)
+        )
     except Exception as error:  # each module refuses in its own words
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"--model {config.model}: refuses images {tuple(image_shape)}: {problem}") from None
+    named(f"--model {config.model}", lambda: edges.check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
     shapes, collections = named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
     return Model(network, initial, shapes, collections)
@@ -240,13 +256,7 @@ def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
     require(back <= steps, f"--rewind {back}: a level has {steps} steps")
     which = named(f"--model {config.model}", lambda: masks.prunable(model.shapes))
     rates = named("--layer-rates", lambda: pruning.rates(model.shapes, config.rate, layer_rates(config)))
-    pruned = model.shapes
-    if config.scope == "global":  # one ranking: what is counted is all prunable weights together
-        leaves = zip(jax.tree.leaves(model.shapes), jax.tree.leaves(which), strict=True)
-        total = sum(leaf.size for leaf, yes in leaves if yes)
-        pruned = {"all layers": jax.ShapeDtypeStruct((total,), jnp.float32)}
-    whole = {"all layers": config.rate} if config.scope == "global" else rates
-    pruning.check_levels(pruned, whole, config.levels)
+    pruning.check_scope(model.shapes, rates, config.scope, config.levels)
     recipe = Recipe(model.network, make_optimizer(config, steps), config.batch_size, steps, steps)
     return lottery.Plan(
         recipe,
@@ -270,9 +280,17 @@ def make_run(config: Config, model: Model, plan: lottery.Plan, seed: Any, split:
 def start_runs(
     config: Config, model: Model, plan: lottery.Plan, seeds: Sequence[int], split: Split, chunk: int | None
 ) -> lottery.Run:
-    """Runs before level 0, stacked."""
+    """Runs before level 0, stacked.
+
+    Raises:
+      signals.Stopped: Ctrl-C or SIGTERM came while the step to rewind to was trained for.
+    """
     numbers = jnp.asarray(seeds, jnp.int32)
     if not rewind_step(config):
         return jax.jit(jax.vmap(lambda seed: make_run(config, model, plan, seed, None)))(numbers)
-    later = parallel.map_runs(lambda seed, split: make_run(config, model, plan, seed, split), chunk=chunk)
-    return later(numbers, split)
+    one = lambda seed, split: make_run(config, model, plan, seed, split)  # noqa: E731
+    with signals.asked() as request:
+        later = parallel.map_runs(one, chunk=chunk, wait=functools.partial(signals.wait, request=request))
+        found = processes.gather(later(numbers, split))  # whole in every process, as without a step
+        signals.leave(request)
+    return jax.tree.map(jnp.asarray, found)

@@ -152,8 +152,8 @@ def draw(measured: xr.Dataset, name: str) -> Any:
     row, percent = str(values.dims[0]), name.endswith("accuracy")
     figure, ax = figures.new_figure()
     plain = values.rename({"replicate": "seed"})
-    if row == "level" and "kept" in measured:
-        kept = xr.DataArray(kept_of(measured, row), dims=row, coords={row: plain[row]})
+    if row == "level" and (sizes := kept_of(measured, row)) is not None:
+        kept = xr.DataArray(sizes, dims=row, coords={row: plain[row]})
         both = xr.Dataset({name: plain, "kept": kept.broadcast_like(plain)})
         figures.against_kept(ax, both, name, over="column", scale=100.0 if percent else 1.0)
     else:
