@@ -159,3 +159,15 @@ def test_a_readme_that_counts_too_many_faults_is_caught():
     assert overstated(text, {**enough, "kills survived": 43}) == {"kills survived": 44}
     assert set(overstated(text, {})) == set(enough)
     assert overstated((ROOT / "README.md").read_text(encoding="utf-8"), {})  # README has all three
+
+
+def test_the_readmes_example_finds_tickets_word_for_word(capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"## Tickets of your own model.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    names = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    results, mask = names["tickets"].results, names["mask"]
+    kept = sum(int(mask[layer]["kernel"].sum()) for layer in ("Dense_0", "Dense_1"))
+    assert kept / (784 * 32 + 32 * 10) == pytest.approx(0.8**4, abs=1e-3)
+    assert float(results["test_accuracy"].min()) > 0.85
+    assert capsys.readouterr().out.splitlines()[-1].startswith("44 ")  # a row a seed
