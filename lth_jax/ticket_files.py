@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
@@ -28,6 +29,8 @@ from lth_jax.masks import path_names
 from lth_jax.results import write_text, write_whole
 
 TICKETS = "tickets.npz"
+HALVES = "bfloat16"
+"""In a file of tickets: the names of the arrays that are bfloat16, stored as uint16."""
 
 Flat = Mapping[str, np.ndarray]
 """A tree's arrays by their names: ``hidden_0/kernel``."""
@@ -95,6 +98,9 @@ def write(path: Path, seeds: Sequence[int], kept: Kept, draw: Callable[[int], Fl
         arrays |= {f"theta0/{name}": leaf for name, leaf in kept.theta0.items()}
     arrays |= {f"rewind_to/{name}": leaf for name, leaf in kept.rewind_to.items()}
     arrays |= {f"trained/{name}": np.swapaxes(leaf, 0, 1) for name, leaf in kept.trained.items()}
+    halves = [name for name, leaf in arrays.items() if leaf.dtype == jnp.bfloat16]
+    arrays |= {name: arrays[name].view(np.uint16) for name in halves}  # NumPy's files do not know them
+    arrays[HALVES] = np.asarray(halves, dtype=str)
     write_whole(path, lambda aside: np.savez_compressed(aside, **arrays))
 
 
@@ -126,6 +132,8 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
         with path.open("rb") as opened, np.load(opened) as file:
             stored = {name: file[name] for name in file.files}
         seeds = stored["seed"].tolist()
+        halves = stored.pop(HALVES, np.asarray([], str)).tolist()
+        stored |= {name: stored[name].view(jnp.bfloat16) for name in halves}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
     if seed not in seeds:

@@ -1,5 +1,6 @@
 """Tickets on disk: where one starts, and weights that a seed does not give again."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,6 +57,21 @@ def test_weights_that_a_seed_does_not_give_again_are_stored_or_refused(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(config.InputError, match="is damaged"):
         files.read(path, 4, 1, draw)
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0, [4, 5, 6]), (1, [0, 24, 25])])
+def test_bfloat16_comes_back_as_it_was(tmp_path, level, expected):
+    def halved(leaves):
+        return {name: leaf.astype(jnp.bfloat16) for name, leaf in leaves.items()}
+
+    given = kept(("trained",))
+    given = given._replace(theta0=halved(given.theta0), trained=halved(given.trained))
+    files.write(tmp_path / "tickets.npz", (4, 5), given, lambda seed: halved(draw(seed, wrong=1.0)))
+    params, mask = files.read(tmp_path / "tickets.npz", 5, level, lambda seed: {})
+    files.save_ticket(tmp_path / "a.safetensors", params, mask, {})
+    found = files.load_ticket(tmp_path / "a.safetensors").params["a"]["kernel"]
+    assert params["a/kernel"].dtype == found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.astype("f"), expected)
 
 
 def test_a_scalar_parameter_comes_back_as_one(tmp_path):
