@@ -78,9 +78,8 @@ def sweep(
         seeds. Plan and data are not compared: a folder is for one sweep, see ``results.open_folder``.
     """
     edges.check_all(runs, data, watch, plan)
-    if plan.scope == "layer":
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs.params)
-        pruning.check_levels(one, plan.rates, levels)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs.params)
+    pruning.check_scope(one, plan.rates, plan.scope, levels)
     count, runs = len(runs.seed), parallel.spread(runs, mesh)
     like = jax.eval_shape(
         lambda r: jax.vmap(lambda one: select(lottery.play_level(one, data, watch, plan)[1]))(r), runs

@@ -15,6 +15,7 @@ import optax
 import xarray as xr
 
 from lth_jax import lottery, masks, models, pruning
+from lth_jax.config import require
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
 from lth_jax.masks import Predicate, is_kernel
@@ -43,8 +44,8 @@ class Tickets(NamedTuple):
           ValueError: there is no such seed or level.
         """
         seeds, levels = self.results["seed"].values.tolist(), self.results.sizes["level"]
-        _require(seed in seeds, f"seed {seed}: expected one of {', '.join(map(str, seeds))}")
-        _require(0 <= level < levels, f"level {level}: expected 0 to {levels - 1}")
+        require(seed in seeds, f"seed {seed}: expected one of {', '.join(map(str, seeds))}")
+        require(0 <= level < levels, f"level {level}: expected 0 to {levels - 1}")
         index = seeds.index(seed)
         mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[level, index]), self.masks)
         return masks.apply(mask, jax.tree.map(lambda leaf: leaf[index], self.start)), mask
@@ -91,12 +92,12 @@ def find_tickets(
       ValueError: an impossible seed, number, rate or scope, a layer that would lose its last weight, or a
         module without prunable parameters.
     """
-    _require(scope in pruning.SCOPES, f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
+    require(scope in pruning.SCOPES, f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
     seeds = _whole_numbers(seeds)
     for name, value in {"levels": levels, "epochs": epochs, "batch_size": batch_size}.items():
-        _require(value >= 1, f"{name} {value}: expected at least 1")
+        require(value >= 1, f"{name} {value}: expected at least 1")
     examples = len(data.labels)
-    _require(batch_size <= examples, f"batch_size {batch_size}: larger than the {examples} training examples")
+    require(batch_size <= examples, f"batch_size {batch_size}: larger than the {examples} training examples")
     network = models.from_flax(module)
     sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
 
@@ -131,13 +132,8 @@ def _whole_numbers(seeds: Sequence[int]) -> list[int]:
         raise ValueError(f"seeds {seeds}: {error}") from None
     fits = all(-(2**31) <= number < 2**31 for number in numbers)
     distinct = len(set(numbers)) == len(numbers) > 0
-    _require(fits and distinct, f"seeds {seeds}: expected whole numbers below 2³¹, at least one, none twice")
+    require(fits and distinct, f"seeds {seeds}: expected whole numbers below 2³¹, at least one, none twice")
     return numbers
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def _record(level: lottery.Level) -> tuple[Mask, dict[str, jax.Array]]:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from idx import TRAIN, write_idx
 import lth_jax
 from lth_jax import commands, config, data, data_formats, masks, models, sparsity, training
 from lth_jax import ticket_files as files
-from lth_jax.commands import settings, show, sweep
+from lth_jax.commands import show, sweep
 from lth_jax.types import Split
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
@@ -239,30 +238,6 @@ def test_a_module_with_batch_statistics_is_rewound_to_a_step_too(place, call):
     assert ticket["BatchNorm_0"]["bias"].any(), "it is 0 before training"
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"optimizer": "sgd"}, [-0.1 * 3, -0.1 * 3]),
-        ({"optimizer": "sgd", "weight_decay": 0.5}, [-0.1 * 4, -0.1 * 4]),
-        ({"optimizer": "momentum", "momentum": 0.5}, [-0.1 * 3, -0.1 * 4.5]),
-        ({"optimizer": "nesterov", "momentum": 0.5}, [-0.1 * 4.5, -0.1 * 5.25]),
-        ({"optimizer": "sgd", "schedule": "warmup", "warmup_steps": 2}, [0, -0.05 * 3, -0.1 * 3, -0.1 * 3]),
-        ({"optimizer": "sgd", "schedule": "cosine"}, [-0.3, -0.3 * 0.853553, -0.15, -0.3 * 0.146447, 0]),
-        ({"optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2}, [0, -0.15, -0.3, -0.15, 0]),
-        ({"optimizer": "adam"}, [-0.1, -0.1]),
-        ({"optimizer": "adamw", "weight_decay": 0.5}, [-0.1 - 0.1 * 0.5 * 2] * 2),
-    ],
-)
-def test_an_optimizer_does_what_its_flags_say(flags, expected):
-    """Updates of the weight 2 under the gradient 3, at a rate of 0.1, in a level of 4 steps."""
-    optimizer = settings.make_optimizer(settings.Config(learning_rate=0.1, **flags), 4)
-    state, found = optimizer.init(jnp.float32(2)), []
-    for _ in expected:
-        update, state = optimizer.update(jnp.float32(3), state, jnp.float32(2))
-        found.append(float(update))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-
-
 # What a run leaves
 
 
@@ -414,21 +389,3 @@ def test_a_wrong_file_is_one_line(refused, place, told, content):
     line = refused("sweep", "--config", "wrong.toml", "--out", "never")
     path.unlink()
     assert told in line
-
-
-def test_a_file_says_what_flags_say(place, monkeypatch):
-    text = (
-        'hidden = [300, 100]\nseeds = [42, 43]\nlayer-rates = {output = 0.1, hidden_0 = 0.3}\nmodel = "mlp"'
-    )
-    (place / "same.toml").write_text(text + "\nlearning_rate = 1e-2\nrewind = 500\nchunk = 2\n")
-    monkeypatch.chdir(place)
-    assert tomllib.loads(text)["seeds"] == [42, 43]
-    flags = "--hidden 300,100 --seeds 42-43 --layer-rates output=0.1,hidden_0=0.3 --model mlp"
-    flags += " --learning-rate 0.01 --rewind 500 --chunk 2"
-    parser = commands.build_parser()
-    by_file, by_flags = (
-        sweep.configure(parser.parse_args(["sweep", *words]))
-        for words in (["--config", "same.toml"], flags.split())
-    )
-    assert by_file == by_flags
-    assert by_flags[0].hidden == (300, 100)

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from pages import HOSTILE, make_run, make_verdict
 
 import experiments.__main__
-from experiments.report import captions, elements, gather, headlines, page, sections, summary, wording
+from experiments.report import captions, elements, gather, page, sections, summary, wording
 from lth_jax import reports, results
-from lth_jax.config import InputError
 
 COMMITTED = gather.PACKAGE / "results"
 
@@ -223,37 +222,6 @@ def test_every_committed_claim_is_in_the_page_and_counted_by_document(committed_
 def test_the_committed_summary_is_what_the_command_makes(committed):
     made = summary.text(committed)
     assert (COMMITTED / "SUMMARY.md").read_text(encoding="utf-8") == made, f"renew it: {summary.RENEW}"
-
-
-def test_the_readme_holds_what_the_command_makes(committed):
-    readme = (gather.PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    made = headlines.renewed(readme, committed, "experiments/results")
-    assert readme == made, f"renew it: {headlines.RENEW}"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no marks",
-        headlines.BEGIN,
-        headlines.END + headlines.BEGIN,
-        headlines.BEGIN + headlines.BEGIN + headlines.END,
-        headlines.BEGIN + headlines.END + headlines.END,
-    ],
-)
-def test_a_readme_without_its_marks_is_refused(text, tmp_path):
-    (tmp_path / "README.md").write_text(text)
-    with pytest.raises(InputError, match="expected one line"):
-        headlines.read(tmp_path / "README.md")
-
-
-def test_a_headline_that_no_run_judges_is_refused(committed):
-    xor = next(run for run in committed if run.place == "xor")
-    others = [run for run in committed if run is not xor]
-    with pytest.raises(InputError, match="xor judges no claim 'one-shot-beats-random:strict'"):
-        headlines.table([*others, xor._replace(verdicts=())], "")
-    with pytest.raises(InputError, match="no results of xor"):
-        headlines.table([*others, xor._replace(problem="damaged")], "")
 
 
 def test_the_summary_escapes_and_counts():

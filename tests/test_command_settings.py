@@ -1,0 +1,74 @@
+"""What the sweep's flags and files mean: optimizers, and files that say what flags say."""
+
+import contextlib
+import signal
+import time
+import tomllib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_digits
+
+from lth_jax import commands, signals
+from lth_jax.commands import settings, sweep
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"optimizer": "sgd"}, [-0.1 * 3, -0.1 * 3]),
+        ({"optimizer": "sgd", "weight_decay": 0.5}, [-0.1 * 4, -0.1 * 4]),
+        ({"optimizer": "momentum", "momentum": 0.5}, [-0.1 * 3, -0.1 * 4.5]),
+        ({"optimizer": "nesterov", "momentum": 0.5}, [-0.1 * 4.5, -0.1 * 5.25]),
+        ({"optimizer": "sgd", "schedule": "warmup", "warmup_steps": 2}, [0, -0.05 * 3, -0.1 * 3, -0.1 * 3]),
+        ({"optimizer": "sgd", "schedule": "cosine"}, [-0.3, -0.3 * 0.853553, -0.15, -0.3 * 0.146447, 0]),
+        ({"optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2}, [0, -0.15, -0.3, -0.15, 0]),
+        ({"optimizer": "adam"}, [-0.1, -0.1]),
+        ({"optimizer": "adamw", "weight_decay": 0.5}, [-0.1 - 0.1 * 0.5 * 2] * 2),
+    ],
+)
+def test_an_optimizer_does_what_its_flags_say(flags, expected):
+    """Updates of the weight 2 under the gradient 3, at a rate of 0.1, in a level of 4 steps."""
+    optimizer = settings.make_optimizer(settings.Config(learning_rate=0.1, **flags), 4)
+    state, found = optimizer.init(jnp.float32(2)), []
+    for _ in expected:
+        update, state = optimizer.update(jnp.float32(3), state, jnp.float32(2))
+        found.append(float(update))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_file_says_what_flags_say(tmp_path, monkeypatch):
+    text = (
+        'hidden = [300, 100]\nseeds = [42, 43]\nlayer-rates = {output = 0.1, hidden_0 = 0.3}\nmodel = "mlp"'
+    )
+    (tmp_path / "same.toml").write_text(text + "\nlearning_rate = 1e-2\nrewind = 500\nchunk = 2\n")
+    monkeypatch.chdir(tmp_path)
+    assert tomllib.loads(text)["seeds"] == [42, 43]
+    flags = "--hidden 300,100 --seeds 42-43 --layer-rates output=0.1,hidden_0=0.3 --model mlp"
+    flags += " --learning-rate 0.01 --rewind 500 --chunk 2"
+    parser = commands.build_parser()
+    by_file, by_flags = (
+        sweep.configure(parser.parse_args(["sweep", *words]))
+        for words in (["--config", "same.toml"], flags.split())
+    )
+    assert by_file == by_flags
+    assert by_flags[0].hidden == (300, 100)
+
+
+def test_training_to_the_step_to_rewind_to_hears_a_signal(monkeypatch):
+    """Asked to stop while it trains, it has the level's grace, and does not end as if nothing had come."""
+
+    @contextlib.contextmanager
+    def asked():
+        yield signals.Request(signal.SIGTERM, time.monotonic() + signals.GRACE)
+
+    digits = make_digits()
+    chosen = settings.Config(model="mlp", hidden=(4,), epochs=1, batch_size=20, levels=2, rewind="3")
+    model = settings.make_model(chosen, digits.images.shape[1:], 4)
+    plan = settings.make_plan(chosen, model, len(digits.labels))
+    start = lambda: settings.start_runs(chosen, model, plan, (1, 2), digits, None)  # noqa: E731
+    assert start().seed.tolist() == [1, 2]
+    monkeypatch.setattr(signals, "asked", asked)
+    with pytest.raises(signals.Stopped):
+        start()
