@@ -4,6 +4,7 @@ It needs ``pip install '.[docs]'``. ``pdoc lth_jax`` by itself leaves out the mo
 does not load; here every module has its page. Warnings are errors.
 """
 
+import contextlib
 import importlib
 import pkgutil
 import sys
@@ -16,13 +17,15 @@ import pdoc
 
 import lth_jax
 
-FOREIGN = (r"ForwardRef\('ArrayTree'\)", r"for lth_jax\.convolutions\.Conv\.bias_init\b")
+FOREIGN = (r"ForwardRef\('ArrayTree'\)", r"for lth_jax\.kernels\.convolutions\.Conv\.bias_init\b")
 """Annotations that name what only their own library can resolve: the state of optax, the zeros of JAX."""
 
 
 def module_names() -> list[str]:
     """The package's modules, without its name before them."""
-    return [module.name for module in pkgutil.iter_modules(lth_jax.__path__) if module.name[0] != "_"]
+    found = pkgutil.walk_packages(lth_jax.__path__, "lth_jax.")
+    names = [module.name.removeprefix("lth_jax.") for module in found]
+    return [name for name in names if "_" not in name[0]]
 
 
 def drop_aliases(module: ModuleType) -> None:
@@ -41,11 +44,26 @@ def build(folder: Path) -> None:
       folder: gets ``index.html``, a page a module, and a search index.
     """
     names = module_names()
-    for name in names:
-        drop_aliases(importlib.import_module(f"lth_jax.{name}"))
-    everything = [*lth_jax.__all__, *(name for name in names if name not in lth_jax.__all__)]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            drop_aliases(importlib.import_module(f"lth_jax.{name}"))
+        for package in [lth_jax, *(m for m in map(module_of, names) if hasattr(m, "__path__"))]:
+            below = [module.name for module in pkgutil.iter_modules(package.__path__)]
+            listed = list(getattr(package, "__all__", []))
+            whole = [*listed, *(name for name in below if name not in listed and name[0] != "_")]
+            stack.enter_context(mock.patch.object(package, "__all__", whole, create=True))
+        render(folder)
+
+
+def module_of(name: str) -> ModuleType:
+    """A module of the package by its name."""
+    return importlib.import_module(f"lth_jax.{name}")
+
+
+def render(folder: Path) -> None:
+    """Have pdoc write its pages, its warnings being errors."""
     pdoc.render.configure(docformat="google", footer_text="lth_jax")
-    with warnings.catch_warnings(), mock.patch.object(lth_jax, "__all__", everything):
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
         for annotation in FOREIGN:
             warnings.filterwarnings("ignore", f".*{annotation}")

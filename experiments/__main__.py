@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from experiments import cli
-from lth_jax.config import fail
+from lth_jax.errors import fail
 
 EXPERIMENTS = {
     "init_comparison": "initializations compared for finding tickets (document 000)",

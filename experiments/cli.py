@@ -11,10 +11,17 @@ from typing import Any, NamedTuple
 import xarray as xr
 from rich.console import Console
 
-from lth_jax import conduct, config, data, exits, reports, results, stats
-from lth_jax.memory import check as check_memory
-from lth_jax.progress import accuracy, reporter
-from lth_jax.results import finished
+from lth_jax import data
+from lth_jax.analysis import stats, tables
+from lth_jax.commands import exits
+from lth_jax.commands.flags import Parser, add_flags
+from lth_jax.errors import require
+from lth_jax.runs import config, results
+from lth_jax.runs.execution import Execution, Work, execute
+from lth_jax.runs.memory import check as check_memory
+from lth_jax.runs.progress import accuracy, reporter
+from lth_jax.runs.results import finished
+from lth_jax.runs.storage import write_text
 
 __all__ = [
     "Execution",
@@ -34,7 +41,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Execution(conduct.Execution):
+class Execution(Execution):
     """How an experiment is carried out: its scale, and what every run has."""
 
     preset: str = config.option("quick", "quick (embedded digits, minutes) or paper (full scale)")
@@ -77,7 +84,7 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> None:
 
 def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[Any, Execution]:
     """The configuration and execution that a command line asks for."""
-    parser = config.Parser(
+    parser = Parser(
         prog=f"python -m experiments {experiment.name}",
         description=experiment.summary,
         epilog=exits.CODES,
@@ -85,8 +92,8 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[Any, Execut
         allow_abbrev=False,
     )
     config.check_printable(arguments)
-    config.add_flags(parser.add_argument_group("execution"), Execution)
-    config.add_flags(parser.add_argument_group("the experiment"), experiment.config)
+    add_flags(parser.add_argument_group("execution"), Execution)
+    add_flags(parser.add_argument_group("the experiment"), experiment.config)
     given = vars(parser.parse_args(list(arguments)))
     own = {name: given.pop(name) for name in list(given) if name in Execution.__dataclass_fields__}
     execution = Execution(**own)
@@ -97,9 +104,9 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[Any, Execut
 def run(experiment: Experiment, settings: Any, execution: Execution) -> Path:
     """Train or resume, then write results, figures, claims and report; the run's folder."""
     if execution.distributed:
-        config.require(experiment.distributed, f"--distributed: {experiment.name} runs in one process")
-    work = conduct.Work(experiment.check, experiment.train, functools.partial(conclude, experiment))
-    return conduct.conduct(work, settings, execution, default_folder(experiment, settings, execution))
+        require(experiment.distributed, f"--distributed: {experiment.name} runs in one process")
+    work = Work(experiment.check, experiment.train, functools.partial(conclude, experiment))
+    return execute(work, settings, execution, default_folder(experiment, settings, execution))
 
 
 def conclude(experiment: Experiment, measured: xr.Dataset, folder: Path, console: Console) -> None:
@@ -108,14 +115,14 @@ def conclude(experiment: Experiment, measured: xr.Dataset, folder: Path, console
     verdicts = experiment.claims(measured)
     stats.write_csv(verdicts, folder / results.CLAIMS)
     title, header, rows = experiment.table(measured)
-    results.write_text(
+    write_text(
         folder / results.REPORT,
         report_text(experiment, measured, verdicts, (title, header, rows), figures, folder),
     )
-    reports.print_table(console, title, header, rows)
-    for line in reports.diverged_lines(measured):
-        reports.print_line(console, line)
-    reports.print_line(console, f"report: {folder / results.REPORT}")
+    tables.print_table(console, title, header, rows)
+    for line in tables.diverged_lines(measured):
+        tables.print_line(console, line)
+    tables.print_line(console, f"report: {folder / results.REPORT}")
 
 
 def report_text(
@@ -128,10 +135,10 @@ def report_text(
 ) -> str:
     """The report as Markdown: origin, table, notes, claims with verdicts, figures."""
     title, header, rows = table
-    origin = reports.escape(reports.attributes_line(measured))
-    lines = [f"# {experiment.summary}", "", origin, "", f"## {reports.escape(title)}", ""]
-    lines += reports.table_lines(header, rows)
-    lines += ["", *(f"* {reports.escape(line)}" for line in reports.diverged_lines(measured))]
+    origin = tables.escape(tables.attributes_line(measured))
+    lines = [f"# {experiment.summary}", "", origin, "", f"## {tables.escape(title)}", ""]
+    lines += tables.table_lines(header, rows)
+    lines += ["", *(f"* {tables.escape(line)}" for line in tables.diverged_lines(measured))]
     if notes := experiment.notes(measured):
         lines += ["", notes.strip()]
     lines += ["", "## Claims", "", stats.markdown_table(verdicts), "", "## Figures", ""]

@@ -4,23 +4,14 @@ The names below are in the order in which data flows; each module says more. Eve
 run; :mod:`lth_jax.parallel` adds the run axis.
 """
 
-from lth_jax import (
-    data,
-    initializers,
-    keys,
-    lottery,
-    masks,
-    models,
-    parallel,
-    pruning,
-    rewinding,
-    training,
-)
+from lth_jax import data, initializers, keys, levels, models, training
+from lth_jax.analysis.ticket_files import Ticket, load_ticket
+from lth_jax.find import Tickets, find_tickets
 from lth_jax.keys import stream
-from lth_jax.lottery import Level, Plan, Run, begin, play, play_level
+from lth_jax.levels import Level, Plan, Run, begin, play, play_level
 from lth_jax.models import MLP, Network, from_flax, parameter_shapes
-from lth_jax.ticket_files import Ticket, load_ticket
-from lth_jax.tickets import Tickets, find_tickets
+from lth_jax.runs import axis
+from lth_jax.tickets import masks, pruning, rewinding
 from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
 from lth_jax.types import Mask, Metrics, Params, Split
 
@@ -38,6 +29,7 @@ __all__ = [
     "Ticket",
     "Tickets",
     "TrainState",
+    "axis",
     "begin",
     "data",
     "evaluate",
@@ -45,11 +37,10 @@ __all__ = [
     "from_flax",
     "initializers",
     "keys",
+    "levels",
     "load_ticket",
-    "lottery",
     "masks",
     "models",
-    "parallel",
     "parameter_shapes",
     "play",
     "play_level",

@@ -20,8 +20,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from lth_jax import edges, masks, parallel, pruning, rewinding
+from lth_jax import checks
 from lth_jax.keys import stream
+from lth_jax.runs import axis
+from lth_jax.tickets import masks, pruning, rewinding
 from lth_jax.training import Curves, Recipe, init_state, train
 from lth_jax.types import Mask, Params, Split
 
@@ -94,7 +96,7 @@ def begin(
 def branch(line: Line, rules: Rules) -> Start:
     """The networks of one level of one line, stacked: its ticket first, then the siblings in their order."""
     pairs = [(line.params, line.mask), *(sibling(line) for sibling in rules.siblings.values())]
-    return parallel.stack([Start(line.seed, line.level, *pair) for pair in pairs])
+    return axis.stack([Start(line.seed, line.level, *pair) for pair in pairs])
 
 
 def train_start(
@@ -152,7 +154,7 @@ def play(
       watch: splits to evaluate.
       rules: the same for all.
       levels: how many there are in all; those that ``lines`` has behind it are not repeated.
-      mesh, chunk: see ``parallel.map_runs``.
+      mesh, chunk: see ``axis.map_runs``.
       select: what to keep of each network.
       inspect: what to keep of each line as it is before a level's training: masks, initial weights.
       wait: gives back what it is given once that is computed, or raises to stop.
@@ -172,20 +174,20 @@ def play(
         trained, curves = train_start(start, data, watch, rules.recipe)
         return trained, select(start, curves)
 
-    edges.check_lines(lines, rules, levels)
+    checks.check_lines(lines, rules, levels)
     for name, split in {"training": data, **watch}.items():
-        edges.check_split(name, split, lines, rules.recipe)
-    mesh = mesh or parallel.run_mesh()
-    step = parallel.map_runs(one, mesh, chunk, wait)
+        checks.check_split(name, split, lines, rules.recipe)
+    mesh = mesh or axis.run_mesh()
+    step = axis.map_runs(one, mesh, chunk, wait)
     before = jax.jit(jax.vmap(lambda line: (branch(line, rules), inspect(line))))
     after = jax.jit(jax.vmap(lambda line, trained: advance(line, trained, rules)))
-    shared = parallel.replicate((data, dict(watch)), mesh)
+    shared = axis.replicate((data, dict(watch)), mesh)
     count, networks = lines.seed.shape[0], 1 + len(rules.siblings)
-    lines = parallel.at_home(lines, mesh)  # and never elsewhere, or the second level would compile anew
+    lines = axis.at_home(lines, mesh)  # and never elsewhere, or the second level would compile anew
     for _ in range(int(lines.level[0]), levels):
         starts, seen = before(lines)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
-        found = parallel.at_home(step(flat, *shared), mesh)
+        found = axis.at_home(step(flat, *shared), mesh)
         trained, kept = jax.tree.map(lambda leaf: leaf.reshape(count, networks, *leaf.shape[1:]), found)
         tickets = jax.tree.map(lambda leaf: leaf[:, 0], trained)
         earlier, (lines, record) = lines.mask, wait((after(lines, tickets), (kept, seen)))

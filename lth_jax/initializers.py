@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lth_jax.masks import path_names
+from lth_jax.tickets.masks import path_names
 from lth_jax.types import Params, PRNGKey, Shapes
 
 Spread = Callable[[int, int], float]

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lth_jax.convolutions import Conv, max_pool
+from lth_jax.kernels.convolutions import Conv, max_pool
 from lth_jax.types import Collections, Params, PRNGKey, Shapes
 
 Logits = Float[Array, "batch classes"]

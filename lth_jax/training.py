@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from lth_jax import masks
 from lth_jax.data import Dataset
 from lth_jax.models import Network
+from lth_jax.tickets import masks
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split
 
 EVALUATION_BATCH = 1000

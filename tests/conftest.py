@@ -47,7 +47,7 @@ def digits():
 @pytest.fixture
 def nothing_of_this_machine(monkeypatch, tmp_path_factory):
     """No source but what a test makes; TensorFlow looks as if it were not installed."""
-    from lth_jax import data
+    from lth_jax.data import datasets as data
 
     home = tmp_path_factory.mktemp("home")
     monkeypatch.delenv("LTH_DATA_DIR", raising=False)

@@ -35,7 +35,7 @@ import numpy as np  # noqa: E402
 
 import experiments.__main__  # noqa: E402
 import experiments.init_comparison.experiment  # noqa: E402
-from lth_jax import checkpoints, signals  # noqa: E402
+from lth_jax.runs import checkpoints, signals  # noqa: E402
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
 

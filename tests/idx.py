@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lth_jax import data_formats
+from lth_jax.data import formats as data_formats
 
 TRAIN, TEST = 60, 20
 

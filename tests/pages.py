@@ -1,7 +1,7 @@
 """Made-up verdicts and runs, and a page whose every text is hostile."""
 
 from experiments.report import gather, page
-from lth_jax.stats import Claim, Verdict
+from lth_jax.analysis.stats import Claim, Verdict
 
 HOSTILE = "<script>window.taken = 1</script>\"'><img src=http://example.org/x onerror=alert(1)> & | `*_"
 

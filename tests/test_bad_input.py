@@ -17,7 +17,10 @@ from idx import TRAIN, gzipped, write_idx
 import experiments.__main__
 from experiments import cli
 from experiments.init_comparison import experiment as e1
-from lth_jax import config, data, initializers, locks
+from lth_jax import initializers
+from lth_jax.data import datasets as data
+from lth_jax.errors import InputError
+from lth_jax.runs import config, folders
 
 EMBEDDED = ["--dataset", "mnist-5k"]
 HUGE = "9" * 5000
@@ -257,7 +260,7 @@ def test_a_run_begun_with_other_data_is_not_continued(refused, tmp_path, content
 
 def test_a_folder_in_use_is_refused(refused, tmp_path):
     (tmp_path / "run").mkdir()
-    with locks.hold(tmp_path / "run"):
+    with folders.hold(tmp_path / "run"):
         assert "--out run: in use by process" in refused(["init_comparison", *EMBEDDED, "--out", "run"])
 
 
@@ -326,7 +329,7 @@ TEXTS = st.one_of(
 def test_any_command_line_is_a_configuration_or_one_line(arguments):
     try:
         parsed, execution = cli.parse(e1.EXPERIMENT, arguments)
-    except (config.InputError, SystemExit) as refusal:
+    except (InputError, SystemExit) as refusal:
         message = str(refusal)
     else:
         message = "--" if cli.parse(e1.EXPERIMENT, as_arguments(parsed))[0] == parsed else "lost"
@@ -340,6 +343,6 @@ def test_any_configuration_is_checked_before_anything_is_written(configuration):
     message = "--"
     try:
         e1.check(configuration, BLANK)
-    except config.InputError as error:
+    except InputError as error:
         message = str(error)
     assert "--" in message

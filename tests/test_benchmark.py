@@ -22,7 +22,7 @@ from experiments.benchmark import (
 from experiments.benchmark import (
     workers as benchmark_workers,
 )
-from lth_jax.config import InputError
+from lth_jax.errors import InputError
 
 DENSE = cases.Case(cases.OURS, cases.MLP, batch=60)
 CONVOLUTIONAL = cases.Case(cases.OURS, cases.LENET5, batch=1024)

@@ -7,20 +7,11 @@ import optax
 import pytest
 from conftest import make_digits
 
-from lth_jax import (
-    branches,
-    criteria,
-    initializers,
-    lottery,
-    masks,
-    models,
-    parallel,
-    pruning,
-    rewinding,
-    training,
-)
+from lth_jax import branches, initializers, levels, models, training
 from lth_jax.keys import stream
-from lth_jax.sweep import remember
+from lth_jax.runs import axis
+from lth_jax.runs.sweep import remember
+from lth_jax.tickets import masks, pruning, rewinding, scores
 
 NETWORK = models.from_flax(models.MLP((8,), classes=4))
 SHAPES = models.parameter_shapes(NETWORK, (4, 4, 1))
@@ -52,7 +43,7 @@ def initial(seed):
 
 
 def begin():
-    return parallel.stack([branches.begin(seed, initial(seed)) for seed in (3, 4, 5)])
+    return axis.stack([branches.begin(seed, initial(seed)) for seed in (3, 4, 5)])
 
 
 def play(given, levels=LEVELS, **options):
@@ -69,9 +60,9 @@ def kernels(tree):
 
 
 def test_without_siblings_it_is_the_lottery(alone):
-    plan = lottery.Plan(RECIPE, RATES, PRUNABLE)
-    runs = parallel.stack([lottery.begin(seed, initial(seed), {}, plan) for seed in (3, 4, 5)])
-    expected = list(lottery.play(runs, DIGITS, {"test": DIGITS}, plan, LEVELS))
+    plan = levels.Plan(RECIPE, RATES, PRUNABLE)
+    runs = axis.stack([levels.begin(seed, initial(seed), {}, plan) for seed in (3, 4, 5)])
+    expected = list(levels.play(runs, DIGITS, {"test": DIGITS}, plan, LEVELS))
     for (_, level), (_, (curves, mask)) in zip(expected, alone, strict=True):
         jax.tree.map(np.testing.assert_array_equal, mask, level.mask)
         mine, theirs = curves.watched["test"].loss[:, 0], level.curves.watched["test"].loss
@@ -201,11 +192,11 @@ def test_lines_at_different_levels_are_refused():
 
 
 def test_both_loops_score_by_where_the_levels_training_began():
-    plan = lottery.Plan(
-        RECIPE, RATES, PRUNABLE, criterion=criteria.CRITERIA["movement"], rewind=rewinding.no_reset
+    plan = levels.Plan(
+        RECIPE, RATES, PRUNABLE, criterion=scores.CRITERIA["movement"], rewind=rewinding.no_reset
     )
-    runs = parallel.stack([lottery.begin(seed, initial(seed), {}, plan) for seed in (3, 4, 5)])
-    played = list(lottery.play(runs, DIGITS, {"test": DIGITS}, plan, 3))
-    lines = play(rules(criterion=criteria.CRITERIA["movement"], rewind=rewinding.no_reset), 3)
+    runs = axis.stack([levels.begin(seed, initial(seed), {}, plan) for seed in (3, 4, 5)])
+    played = list(levels.play(runs, DIGITS, {"test": DIGITS}, plan, 3))
+    lines = play(rules(criterion=scores.CRITERIA["movement"], rewind=rewinding.no_reset), 3)
     for (run, _), (line, _) in zip(played, lines, strict=True):
         jax.tree.map(np.testing.assert_array_equal, run.mask, line.mask)

@@ -6,8 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lth_jax import stats
-from lth_jax.stats import Claim, equivalence, holm, judge, judge_all, mean_interval, paired_difference
+from lth_jax.analysis import stats
+from lth_jax.analysis.stats import (
+    Claim,
+    equivalence,
+    holm,
+    judge,
+    judge_all,
+    mean_interval,
+    paired_difference,
+)
 
 CLAIM = Claim("xavier-beats-kaiming", "000", "Xavier is more accurate", "98.1 against 97.9", "greater")
 EQUAL = replace(CLAIM, identifier="normal-is-uniform", kind="equal", margin=1.0)

@@ -10,9 +10,12 @@ import pytest
 import xarray as xr
 from idx import TEST, TRAIN, write_idx
 
-from lth_jax import config, data, exits, logs, progress, reports
-from lth_jax.commands import settings, show
-from lth_jax.sweep import Progress
+from lth_jax.analysis import tables
+from lth_jax.commands import exits, settings, show
+from lth_jax.data import datasets as data
+from lth_jax.errors import InputError, StorageError
+from lth_jax.runs import logs, progress
+from lth_jax.runs.sweep import Progress
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -63,8 +66,8 @@ def test_a_curve_is_shown_at_its_end_and_diverged_runs_are_counted():
 
 
 def test_a_table_is_cut_where_the_terminal_is_narrow(capsys):
-    console = reports.Console(width=30)
-    reports.print_table(console, "title", ["row", "first", "second"], [["1", "x" * 10, "y" * 10]])
+    console = tables.Console(width=30)
+    tables.print_table(console, "title", ["row", "first", "second"], [["1", "x" * 10, "y" * 10]])
     printed = capsys.readouterr().out
     assert printed.count("row") == 2
     assert all(text in printed for text in ("x" * 10, "y" * 10))
@@ -135,9 +138,9 @@ def test_no_arguments_are_answered_by_help(call):
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (config.InputError("this is wrong"), 2, "error: this is wrong"),
+        (InputError("this is wrong"), 2, "error: this is wrong"),
         (data.DataError("data are wrong"), 2, "error: data are wrong"),
-        (config.StorageError("the disk is full"), 1, "error: the disk is full; to go on: X"),
+        (StorageError("the disk is full"), 1, "error: the disk is full; to go on: X"),
         (MemoryError("17 GB"), 1, "error: out of memory (17 GB)"),
         (KeyboardInterrupt(), 130, "stopped; every finished level is saved; to go on: X"),
         (exits.signals.Stopped(15), 143, "stopped; every finished level is saved; to go on: X"),

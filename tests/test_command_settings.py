@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import make_digits
 
-from lth_jax import commands, signals
+from lth_jax import commands
 from lth_jax.commands import settings, sweep
+from lth_jax.runs import signals
 
 
 @pytest.mark.parametrize(

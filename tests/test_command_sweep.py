@@ -15,9 +15,14 @@ import xarray as xr
 from idx import TRAIN, write_idx
 
 import lth_jax
-from lth_jax import commands, config, data, data_formats, masks, models, sparsity, training
-from lth_jax import ticket_files as files
+from lth_jax import commands, models, training
+from lth_jax.analysis import sparsity
+from lth_jax.analysis import ticket_files as files
 from lth_jax.commands import show, sweep
+from lth_jax.data import datasets as data
+from lth_jax.data import formats as data_formats
+from lth_jax.errors import InputError
+from lth_jax.tickets import masks
 from lth_jax.types import Split
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
@@ -259,7 +264,7 @@ def test_a_card_says_what_the_ticket_is(place, tmp_path):
     }
     (tmp_path / "no.safetensors").write_bytes(b"8" * 100)
     for name in ("no.safetensors", "nothing.safetensors"):
-        with pytest.raises(config.InputError, match="cannot be read as a ticket"):
+        with pytest.raises(InputError, match="cannot be read as a ticket"):
             lth_jax.load_ticket(tmp_path / name)
 
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from lth_jax import compilation
+from lth_jax.runs import compilation
 
 
 @pytest.fixture(autouse=True)

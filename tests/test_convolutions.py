@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lth_jax import masks, models
-from lth_jax.convolutions import Conv, band, convolve, max_pool, piece_width
+from lth_jax import models
+from lth_jax.kernels.convolutions import Conv, band, convolve, max_pool, piece_width
+from lth_jax.tickets import masks
 
 METHODS = ("patches", "banded")
 

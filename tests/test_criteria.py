@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lth_jax import criteria, pruning
-from lth_jax.criteria import CRITERIA
+from lth_jax.tickets import pruning, scores
+from lth_jax.tickets.scores import CRITERIA
 
 INITIAL = np.float32([0.1, -0.2, 0.3, -0.4, 0.5, -0.05])
 FINAL = np.float32([-0.3, -0.05, 0.2, -0.6, 0.55, 0.45])
@@ -98,9 +98,9 @@ def test_the_documents_example():
 
 def test_random_depends_on_the_draw_and_on_nothing_else():
     initial, other = (jax.random.normal(jax.random.key(seed), (20_000,)) for seed in (0, 1))
-    score = np.asarray(criteria.random(initial, other))
-    np.testing.assert_array_equal(score, criteria.random(initial, -3 * other))
-    assert np.corrcoef(score, criteria.random(other, other))[0, 1] == pytest.approx(0, abs=0.03)
+    score = np.asarray(scores.random(initial, other))
+    np.testing.assert_array_equal(score, scores.random(initial, -3 * other))
+    assert np.corrcoef(score, scores.random(other, other))[0, 1] == pytest.approx(0, abs=0.03)
     for property_of in (np.abs, np.sign):
         assert np.corrcoef(score, property_of(initial))[0, 1] == pytest.approx(0, abs=0.03)
     assert len(np.unique(score)) > 19_900
@@ -112,8 +112,8 @@ def test_sign_changers_go_first_whatever_the_criterion():
     rng = np.random.default_rng(0)
     initial, final = (jnp.asarray(rng.normal(size=(8, 9)), jnp.float32) for _ in range(2))
     same = np.sign(initial) == np.sign(final)
-    for wrapped, first in ((criteria.same_sign, ~same), (criteria.diff_sign, same)):
-        score = np.asarray(wrapped(criteria.movement)(initial, final))
+    for wrapped, first in ((scores.same_sign, ~same), (scores.diff_sign, same)):
+        score = np.asarray(wrapped(scores.movement)(initial, final))
         assert score[first].max() < score[~first].min()
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from idx import some_arrays, write_idx
 
-from lth_jax import data, data_formats
 from lth_jax.data import DataError
+from lth_jax.data import datasets as data
+from lth_jax.data import formats as data_formats
 
 pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
 

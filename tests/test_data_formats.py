@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from idx import TRAIN, digits, gzipped, idx_bytes, write_idx
 from PIL import Image
 
-from lth_jax import data, data_formats
 from lth_jax.data import DataError
+from lth_jax.data import datasets as data
+from lth_jax.data import formats as data_formats
 
 pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
 

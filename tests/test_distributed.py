@@ -15,8 +15,8 @@ import xarray as xr
 from experiments import cli
 from experiments.benchmark import experiment as benchmark
 from experiments.init_comparison import experiment as init_comparison
-from lth_jax import parallel, processes
-from lth_jax.config import InputError
+from lth_jax.errors import InputError
+from lth_jax.runs import axis, processes
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["--levels", "2", "--methods", "kaiming_normal", "--seeds", "42-44", "--hidden", "8"]
@@ -108,9 +108,9 @@ def test_one_process_is_all_of_them():
     assert processes.is_first()
     assert processes.smallest(7) == 7
     assert isinstance(processes.gather(tree)["x"], np.ndarray)
-    assert parallel.spread(tree) is tree
+    assert axis.spread(tree) is tree
     np.testing.assert_array_equal(processes.own(tree["x"]), [0, 1, 2])
-    sharded = parallel.place(jax.numpy.arange(4), jax.NamedSharding(parallel.run_mesh(), jax.P("run")))
+    sharded = axis.place(jax.numpy.arange(4), jax.NamedSharding(axis.run_mesh(), jax.P("run")))
     np.testing.assert_array_equal(processes.own(sharded), [0, 1, 2, 3])
 
 

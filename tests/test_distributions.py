@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lth_jax import distributions as dn
 from lth_jax import initializers
+from lth_jax.analysis import distributions as dn
 
 FAN = (784, 300)
 PARAMETERS = st.tuples(st.floats(0.01, 3), st.floats(0.1, 3), st.floats(-1, 1))

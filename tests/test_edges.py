@@ -6,35 +6,24 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import (
-    config,
-    data,
-    edges,
-    initializers,
-    lottery,
-    masks,
-    models,
-    parallel,
-    pruning,
-    sweep,
-    training,
-)
+from lth_jax import checks, initializers, levels, models, training
+from lth_jax.data import datasets as data
+from lth_jax.errors import InputError
 from lth_jax.keys import stream
+from lth_jax.runs import axis, sweep
+from lth_jax.tickets import masks, pruning
 from lth_jax.types import Split
 
 NETWORK = models.from_flax(models.MLP((8,), classes=4))
 SHAPES = models.parameter_shapes(NETWORK, (4, 4, 1))
 RECIPE = training.Recipe(NETWORK, optax.adam(0.01), 20, 10, 10)
-PLAN = lottery.Plan(RECIPE, pruning.rates(SHAPES, 0.2), masks.prunable(SHAPES))
+PLAN = levels.Plan(RECIPE, pruning.rates(SHAPES, 0.2), masks.prunable(SHAPES))
 
 
 def runs(seeds=(1, 2)):
     scheme = initializers.get("xavier_normal")
-    return parallel.stack(
-        [
-            lottery.begin(s, initializers.initialize(stream(s, "init"), SHAPES, scheme), {}, PLAN)
-            for s in seeds
-        ]
+    return axis.stack(
+        [levels.begin(s, initializers.initialize(stream(s, "init"), SHAPES, scheme), {}, PLAN) for s in seeds]
     )
 
 
@@ -136,13 +125,13 @@ SPLITS = {
 
 @pytest.fixture
 def refused(monkeypatch, tally):
-    """Call it with what ``lottery.play`` is given: its error, once it is sure that nothing was compiled."""
+    """Call it with what ``levels.play`` is given: its error, once it is sure that nothing was compiled."""
 
     def call(runs, train, test, plan=PLAN):
         with monkeypatch.context() as patched:
-            patched.setattr(parallel, "map_runs", None)  # the way to the compiler
+            patched.setattr(axis, "map_runs", None)  # the way to the compiler
             with pytest.raises(ValueError) as raised:  # noqa: PT011 (the caller looks at its text)
-                next(lottery.play(runs, train, {"test": test}, plan, 2))
+                next(levels.play(runs, train, {"test": test}, plan, 2))
         tally("malformed inputs refused")
         return " ".join(str(raised.value).split())
 
@@ -166,7 +155,7 @@ def test_examples_that_do_not_fit_are_named(refused, digits, change, named, part
 def test_plans_that_do_not_fit_are_named(refused, digits):
     def plan(**changes):
         given = {"recipe": RECIPE, "rates": PLAN.rates, "prunable": PLAN.prunable} | changes
-        return lottery.Plan(**given)
+        return levels.Plan(**given)
 
     short = {"output": PLAN.rates["output"]}
     assert "the plan's rates" in refused(runs(), digits, digits, plan(rates=short))
@@ -182,9 +171,9 @@ def test_a_mask_that_revives_pruned_weights_is_refused(digits, monkeypatch):
         masks.check_nested(runs().mask, earlier)
     # A scope of the user's own that forgets the mask it is given.
     monkeypatch.setitem(pruning.SCOPES, "forgetful", lambda mask, score, rate: masks.ones_like(mask))
-    plan = lottery.Plan(RECIPE, PLAN.rates, PLAN.prunable, scope="forgetful")
+    plan = levels.Plan(RECIPE, PLAN.rates, PLAN.prunable, scope="forgetful")
     with pytest.raises(ValueError, match="mask of output/kernel revives 3 pruned weights"):
-        list(lottery.play(runs()._replace(mask=earlier), digits, {}, plan, 1))
+        list(levels.play(runs()._replace(mask=earlier), digits, {}, plan, 1))
 
 
 def test_a_layer_that_would_lose_its_last_weight_is_named_before_training():
@@ -224,12 +213,12 @@ def test_a_pixel_that_is_none_is_refused(value, dtype):
 
 def test_a_folder_with_another_sweeps_seeds_is_refused(digits, tmp_path):
     def go(seeds):
-        return sweep.sweep(tmp_path, runs(seeds), digits, {"test": digits}, PLAN, 2, lottery.measurements)
+        return sweep.sweep(tmp_path, runs(seeds), digits, {"test": digits}, PLAN, 2, levels.measurements)
 
     _, record, _ = go((1, 2))
     _, again, _ = go((1, 2))
     np.testing.assert_array_equal(record["test_loss"], again["test_loss"])
-    with pytest.raises(config.InputError, match=r"has a sweep of seeds \[1, 2\], not \[8, 9\]"):
+    with pytest.raises(InputError, match=r"has a sweep of seeds \[1, 2\], not \[8, 9\]"):
         go((8, 9))
 
 
@@ -256,6 +245,6 @@ def test_rates_finer_than_pruning_are_refused(rate):
     ],
 )
 def test_what_is_no_logits_is_refused(answer, said):
-    edges.check_logits(jnp.zeros((1, 10)), 1, 10)
+    checks.check_logits(jnp.zeros((1, 10)), 1, 10)
     with pytest.raises(ValueError, match=said):
-        edges.check_logits(answer, 1, 10)
+        checks.check_logits(answer, 1, 10)

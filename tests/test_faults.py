@@ -17,8 +17,8 @@ import pytest
 import xarray as xr
 from forks import small_tree
 
-from lth_jax import checkpoints, locks, results
-from lth_jax.config import InputError
+from lth_jax.errors import InputError
+from lth_jax.runs import checkpoints, folders, results
 
 HERE = Path(__file__).parent
 TINY = ["--levels", "4", "--seeds", "42-43", "--methods", "xavier_uniform"]
@@ -319,11 +319,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(run, undistu
 
 def test_a_second_process_on_a_folder_is_refused_with_the_first_ones_name(run, undisturbed, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "run")
-    with locks.hold(folder):
+    with folders.hold(folder):
         code, _, printed = run(folder)
         assert code == 2, printed
         assert f"in use by process {os.getpid()} on {platform.node()}" in one_line(printed)
-        with pytest.raises(InputError, match="in use"), locks.hold(folder):
+        with pytest.raises(InputError, match="in use"), folders.hold(folder):
             pass
     assert run(folder)[0] == 0
 
@@ -333,7 +333,7 @@ def test_a_dead_process_holds_nothing(run, tmp_path):
     code, _, printed = run(tmp_path, kill_at="level 1/4")
     assert code == -9, printed
     assert (tmp_path / ".lock").exists()
-    with locks.hold(tmp_path):
+    with folders.hold(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {platform.node()}"
     assert not (tmp_path / ".lock").exists()
 

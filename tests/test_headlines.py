@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.report import gather, headlines
-from lth_jax.config import InputError
+from lth_jax.errors import InputError
 
 
 def test_the_readme_holds_what_the_command_makes(committed):

@@ -10,8 +10,9 @@ import xarray as xr
 from experiments import cli
 from experiments.init_comparison import claims, report
 from experiments.init_comparison import experiment as e1
-from lth_jax import initializers, results, sweep
+from lth_jax import initializers
 from lth_jax.keys import stream
+from lth_jax.runs import results, sweep
 
 TINY = ["--levels", "3", "--epochs-per-level", "1", "--seeds", "42-43", "--hidden", "32"]
 TINY += ["--methods", "xavier_uniform,kaiming_normal"]

@@ -10,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import initializers, lottery, masks, models, parallel, pruning, rewinding, training
+from lth_jax import initializers, levels, models, training
 from lth_jax.keys import STREAMS, stream
+from lth_jax.runs import axis
+from lth_jax.tickets import masks, pruning, rewinding
 
 NETWORK = models.from_flax(models.MLP((8,), classes=4))
 SHAPES = models.parameter_shapes(NETWORK, (4, 4, 1))
@@ -20,17 +22,17 @@ PRUNABLE = masks.prunable(SHAPES)
 
 def plan(optimizer=None, **changes):
     recipe = training.Recipe(NETWORK, optimizer or optax.adam(0.01), 20, 20, 20)
-    return lottery.Plan(recipe, pruning.rates(SHAPES, 0.2), PRUNABLE, **changes)
+    return levels.Plan(recipe, pruning.rates(SHAPES, 0.2), PRUNABLE, **changes)
 
 
 def start(seed, rules):
     params = initializers.initialize(stream(seed, "init"), SHAPES, initializers.get("xavier_normal"))
-    return lottery.begin(seed, params, {}, rules)
+    return levels.begin(seed, params, {}, rules)
 
 
 def play(seeds, digits, rules, levels, **options):
-    runs = parallel.stack([start(seed, rules) for seed in seeds])
-    return runs, list(lottery.play(runs, digits, {"test": digits}, rules, levels, **options))
+    runs = axis.stack([start(seed, rules) for seed in seeds])
+    return runs, list(levels.play(runs, digits, {"test": digits}, rules, levels, **options))
 
 
 def at(tree, index):
@@ -81,9 +83,9 @@ def test_the_pruned_are_the_smallest_of_the_trained_survivors(sweep):
 
 def test_all_levels_share_one_compilation(digits):
     rules = plan()
-    step = parallel.map_runs(lambda run, data: lottery.play_level(run, data, {}, rules))
-    runs = parallel.stack([start(seed, rules) for seed in (1, 2, 3)])
-    data = parallel.replicate(digits)
+    step = axis.map_runs(lambda run, data: levels.play_level(run, data, {}, rules))
+    runs = axis.stack([start(seed, rules) for seed in (1, 2, 3)])
+    data = axis.replicate(digits)
     for _ in range(3):
         runs, _ = step(runs, data)
     assert step.compiled._cache_size() == 1
@@ -116,10 +118,10 @@ def test_chunks_change_nothing_but_rounding(sweep, module_digits, chunk):
 
 def test_a_diverged_run_changes_no_other_by_a_bit(module_digits, sweep):
     rules = plan()
-    runs = parallel.stack([start(seed, rules) for seed in (42, 43, 44)])
+    runs = axis.stack([start(seed, rules) for seed in (42, 43, 44)])
     broken = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), runs.params)
     runs = runs._replace(params=broken, rewind_to=broken)
-    (_, level), *_ = lottery.play(runs, module_digits, {"test": module_digits}, rules, 1)
+    (_, level), *_ = levels.play(runs, module_digits, {"test": module_digits}, rules, 1)
     expected = sweep[1][0][1].trained.params
     assert np.isnan(np.asarray(level.curves.watched["test"].loss)[1])
     for index in (0, 2):
@@ -143,7 +145,7 @@ def test_no_reset_goes_on_from_the_trained_weights(digits):
 
 def test_play_goes_on_from_the_level_that_runs_are_at(sweep, module_digits):
     _, levels = sweep
-    resumed = list(lottery.play(levels[1][0], module_digits, {"test": module_digits}, plan(), 4))
+    resumed = list(levels.play(levels[1][0], module_digits, {"test": module_digits}, plan(), 4))
     assert len(resumed) == 2
     jax.tree.map(np.testing.assert_array_equal, resumed[-1][0], levels[-1][0])
 
@@ -157,14 +159,14 @@ def test_streams_differ_by_name_seed_and_index():
 
 
 def test_pad_runs_repeats_the_last():
-    padded = parallel.pad_runs({"a": jnp.arange(3)}, 4)
+    padded = axis.pad_runs({"a": jnp.arange(3)}, 4)
     np.testing.assert_array_equal(padded["a"], [0, 1, 2, 2])
-    np.testing.assert_array_equal(parallel.pad_runs(jnp.arange(4), 2), [0, 1, 2, 3])
+    np.testing.assert_array_equal(axis.pad_runs(jnp.arange(4), 2), [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 5])
 def test_map_runs_gives_each_run_its_own_result(runs):
-    squares = parallel.map_runs(lambda x, shift: {"y": x * x + shift})
+    squares = axis.map_runs(lambda x, shift: {"y": x * x + shift})
     found = squares(jnp.arange(float(runs)), jnp.asarray(1.0))["y"]
     np.testing.assert_array_equal(found, np.arange(runs) ** 2 + 1.0)
     assert found.devices() == {jax.devices()[0]}  # of a CPU: what is asked of them next is no collective
@@ -179,7 +181,7 @@ def spin(steps):
     return {size: x[None] + jnp.zeros((size, 1)) for size in range(100, 112)}
 
 jax.config.update("jax_num_cpu_devices", 2)
-mapped, rng = parallel.map_runs(spin, chunk=1), np.random.default_rng(0)
+mapped, rng = axis.map_runs(spin, chunk=1), np.random.default_rng(0)
 for _ in range(50):
     found = mapped(jnp.asarray(rng.integers(1, 20000, RUNS)))
     firsts = jax.tree.map(lambda leaf: leaf.reshape(1, RUNS, *leaf.shape[1:])[:, 0], found)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth_jax import masks
+from lth_jax.tickets import masks
 
 PARAMS = {
     "hidden_0": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)},

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from idx import write_idx
 
-from lth_jax import memory, parallel, sweep
+from lth_jax.runs import axis, memory, sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_live_bytes_by_hand():
 
 def test_the_chunk_follows_the_free_memory(monkeypatch):
     """On a stand-in for an accelerator: twelve runs on two devices, each of 8 MB while it is computed."""
-    mesh, size = parallel.run_mesh(), 1000
+    mesh, size = axis.run_mesh(), 1000
     runs, shared = jnp.ones(12), jnp.ones(size)
 
     def function(run, shared):
@@ -100,7 +100,7 @@ def test_the_chunk_follows_the_free_memory(monkeypatch):
 def test_a_chunk_stays_what_it_was(monkeypatch):
     answers = iter([2, 3])
     monkeypatch.setattr(memory, "chunk_for", lambda *_: next(answers))
-    squares = parallel.map_runs(lambda x: x * x)
+    squares = axis.map_runs(lambda x: x * x)
     for _ in range(2):
         np.testing.assert_array_equal(squares(jnp.arange(7.0)), np.arange(7.0) ** 2)
     assert squares.compiled._cache_size() == 1

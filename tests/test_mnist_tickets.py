@@ -21,8 +21,10 @@ from experiments.mnist_tickets import (
     figures as mnist_tickets_figures,
 )
 from experiments.mnist_tickets import measures, parts
-from lth_jax import branches, data, initializers, results
-from lth_jax.config import InputError
+from lth_jax import branches, initializers
+from lth_jax.data import datasets as data
+from lth_jax.errors import InputError
+from lth_jax.runs import results
 
 CONFIG = configuration.Config()
 SMALL = configuration.Config(

@@ -16,8 +16,10 @@ from conftest import make_digits
 
 from experiments import cli
 from experiments.init_comparison import experiment as e1
-from lth_jax import initializers, lottery, masks, models, parallel, pruning, results, training
+from lth_jax import initializers, levels, models, training
 from lth_jax.keys import stream
+from lth_jax.runs import axis, results
+from lth_jax.tickets import masks, pruning
 
 HERE = Path(__file__).parent
 NETWORK = models.from_flax(models.MLP((8, 6), classes=4, activation=models.leaky_relu))
@@ -32,11 +34,11 @@ def params(seed):
 
 def make_plan(optimizer, steps=30, **options):
     recipe = training.Recipe(NETWORK, optimizer, 20, steps, steps)
-    return lottery.Plan(recipe, pruning.rates(SHAPES, 0.2), masks.prunable(SHAPES), **options)
+    return levels.Plan(recipe, pruning.rates(SHAPES, 0.2), masks.prunable(SHAPES), **options)
 
 
 def runs(plan, seeds=(42, 43, 44)):
-    return parallel.stack([lottery.begin(seed, params(seed), {}, plan) for seed in seeds])
+    return axis.stack([levels.begin(seed, params(seed), {}, plan) for seed in seeds])
 
 
 def float64(tree):
@@ -116,7 +118,7 @@ def played():
     digits, plan = make_digits(), make_plan(optax.adam(0.01))
     started = runs(plan, (42, 43))
     found = {"weights": [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(started.params)]}
-    for number, (_, level) in enumerate(lottery.play(started, digits, {"all": digits}, plan, 4)):
+    for number, (_, level) in enumerate(levels.play(started, digits, {"all": digits}, plan, 4)):
         found[f"level {number}"] = {
             "loss": np.asarray(level.curves.watched["all"].loss)[:, -1].tolist(),
             "batch loss": np.asarray(level.curves.batch_loss)[:, -1].tolist(),
@@ -147,9 +149,9 @@ def test_debug_nans_would_have_seen_one():
 
 def test_a_level_leaks_no_tracer(digits):
     plan, leaked = make_plan(optax.adam(0.01), steps=2), []
-    run = lottery.begin(42, params(42), {}, plan)
+    run = levels.begin(42, params(42), {}, plan)
     with jax.checking_leaks():
-        following = jax.eval_shape(lambda r: lottery.play_level(r, digits, {"all": digits}, plan)[0], run)
+        following = jax.eval_shape(lambda r: levels.play_level(r, digits, {"all": digits}, plan)[0], run)
     assert following.level.shape == ()
     with jax.checking_leaks(), pytest.raises(Exception, match="Leaked"):  # it would have been seen
         jax.jit(lambda x: leaked.append(x) or x)(jnp.zeros(()))
@@ -171,7 +173,7 @@ def test_the_core_passes_with_x64_on():
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_a_seed_that_diverges_changes_no_other_by_a_bit(digits, chunk):
     plan = make_plan(optax.adam(0.01))
-    step = parallel.map_runs(lambda run, data: lottery.play_level(run, data, {}, plan), chunk=chunk)
+    step = axis.map_runs(lambda run, data: levels.play_level(run, data, {}, plan), chunk=chunk)
     whole = runs(plan, (42, 43, 44, 45))
     start = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), whole.params)
     healthy, beside = whole, whole._replace(params=start, rewind_to=start)

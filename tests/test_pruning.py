@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lth_jax import masks, pruning
+from lth_jax.tickets import masks, pruning
 
 SCORES = st.sampled_from(np.float32([-np.inf, -2, -1, -0.0, 0.0, 0.5, 1, 2, np.inf, np.nan]))
 

@@ -17,7 +17,8 @@ from pages import HOSTILE, make_run, make_verdict
 
 import experiments.__main__
 from experiments.report import captions, elements, gather, page, sections, summary, wording
-from lth_jax import reports, results
+from lth_jax.analysis import tables
+from lth_jax.runs import results
 
 COMMITTED = gather.PACKAGE / "results"
 
@@ -54,12 +55,12 @@ class Seen(HTMLParser):
     [([], ""), ([3], "3"), ([42, 43, 44, 60], "42–44, 60"), ([5, 4, 3], "5, 4, 3"), ([1, 3, 4], "1, 3–4")],
 )
 def test_ranges(numbers, text):
-    assert reports.ranges(numbers) == text
+    assert tables.ranges(numbers) == text
 
 
 @given(st.lists(st.integers(0, 50)))
 def test_ranges_lose_nothing(numbers):
-    parts = [part.split("–") for part in reports.ranges(numbers).split(", ") if part]
+    parts = [part.split("–") for part in tables.ranges(numbers).split(", ") if part]
     assert [n for part in parts for n in range(int(part[0]), int(part[-1]) + 1)] == numbers
 
 

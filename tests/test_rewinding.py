@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lth_jax import initializers, masks, models, pruning, rewinding, training
+from lth_jax import initializers, models, training
+from lth_jax.tickets import masks, pruning, rewinding
 
 SHAPES = models.parameter_shapes(models.from_flax(models.MLP((7,), classes=4)), (4, 4, 1))
 PRUNABLE = masks.prunable(SHAPES)

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from lth_jax import stats
-from lth_jax.stats import equivalence, holm, mean_interval, paired_difference
+from lth_jax.analysis import stats
+from lth_jax.analysis.stats import equivalence, holm, mean_interval, paired_difference
 
 # Darwin's maize, crossed minus self-fertilized heights in eighths of an inch. Fisher (1935, section 21)
 # counts 863 of the 2^15 sign patterns at or above the total of 314; section 17 has t = 2.148.

@@ -28,9 +28,11 @@ from experiments.supermask import (
     report as supermask_report,
 )
 from experiments.supermask.config import Config, is_document
-from lth_jax import initializers, masks, models, results, rewinding, training
-from lth_jax.config import InputError
+from lth_jax import initializers, models, training
+from lth_jax.errors import InputError
 from lth_jax.keys import stream
+from lth_jax.runs import results
+from lth_jax.tickets import masks, rewinding
 
 TINY = Config(
     seeds=(1, 2), hidden=(12, 6), first_layers=(5,), second_layers=(3,), overtraining_steps=40, steps=20,

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import masks, models, supermasks, training
+from lth_jax import models, training
+from lth_jax.tickets import masks, supermasks
 
 BASE = models.from_flax(models.MLP((12,), classes=4))
 SHAPES = models.parameter_shapes(BASE, (4, 4, 1))

@@ -14,8 +14,9 @@ import pytest
 from idx import digits, some_arrays, write_idx
 from PIL import Image
 
-from lth_jax import data, data_formats
 from lth_jax.data import DataError
+from lth_jax.data import datasets as data
+from lth_jax.data import formats as data_formats
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LTH_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -12,9 +12,12 @@ from experiments import cli
 from experiments.ticket_distribution import experiment as e2
 from experiments.ticket_distribution import networks, weights
 from experiments.ticket_distribution.config import Config, names, presets
-from lth_jax import config as configs
-from lth_jax import distributions, initializers, masks, models, results, sweep
-from lth_jax.config import InputError
+from lth_jax import initializers, models
+from lth_jax.analysis import distributions
+from lth_jax.errors import InputError
+from lth_jax.runs import config as configs
+from lth_jax.runs import results, sweep
+from lth_jax.tickets import masks
 
 TINY = ["--seeds", "42-43", "--epochs", "2", "--epochs-per-level", "1", "--batch-size", "100"]
 TINY += ["--hidden", "16", "--prunings", "2,10"]

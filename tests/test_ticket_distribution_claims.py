@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments.ticket_distribution import claims, report, weights
 from experiments.ticket_distribution.config import Config, names
-from lth_jax import config as configs
+from lth_jax.runs import config as configs
 
 
 def made_up(accuracy, loss, dataset="mnist", epochs=100, divot=0.1, positive=0.5):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth_jax import config
-from lth_jax import ticket_files as files
+from lth_jax.analysis import ticket_files as files
+from lth_jax.errors import InputError
 
 
 def kept(places=("trained", "rewind_to")):
@@ -52,10 +52,10 @@ def test_weights_that_a_seed_does_not_give_again_are_stored_or_refused(tmp_path)
     files.write(path, (4, 5), kept(()), lambda seed: draw(seed, wrong=1e-6))
     np.testing.assert_array_equal(files.read(path, 4, 1, draw)[0]["a/kernel"], [1, 0, 3])
     files.write(path, (4, 5), kept(()), draw)
-    with pytest.raises(config.InputError, match="come out different here"):
+    with pytest.raises(InputError, match="come out different here"):
         files.read(path, 4, 1, lambda seed: draw(seed, wrong=1e-6))
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(config.InputError, match="is damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         files.read(path, 4, 1, draw)
 
 
@@ -85,5 +85,5 @@ def test_a_scalar_parameter_comes_back_as_one(tmp_path):
 
 def test_another_npz_is_no_tickets(tmp_path):
     np.savez(tmp_path / "tickets.npz", other=np.zeros(3))
-    with pytest.raises(config.InputError, match=r"tickets\.npz is damaged"):
+    with pytest.raises(InputError, match=r"tickets\.npz is damaged"):
         files.read(tmp_path / "tickets.npz", 1, 0, lambda seed: {})

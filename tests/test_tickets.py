@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import lth_jax
-from lth_jax import initializers, masks, training
+from lth_jax import initializers, training
+from lth_jax.tickets import masks
 
 
 class Theirs(nn.Module):

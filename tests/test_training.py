@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import initializers, masks, models, training
+from lth_jax import initializers, models, training
 from lth_jax.keys import stream
+from lth_jax.tickets import masks
 from lth_jax.types import Split
 
 NETWORK = models.from_flax(models.MLP((8,), classes=4))

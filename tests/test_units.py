@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lth_jax import masks, models, units
+from lth_jax import models
+from lth_jax.tickets import masks, units
 
 INCOMING = jnp.array([[1.0, -2.0, 3.0], [-1.0, 4.0, 0.0]])
 OUTGOING = jnp.array([[2.0], [-1.0], [0.5]])

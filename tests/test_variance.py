@@ -23,7 +23,8 @@ from experiments.variance_propagation import (
 from experiments.variance_propagation import (
     training as variance_propagation_training,
 )
-from lth_jax import initializers, models, variance
+from lth_jax import initializers, models
+from lth_jax.analysis import variance
 from lth_jax.keys import stream
 from lth_jax.types import Split
 

@@ -11,8 +11,9 @@ import xarray as xr
 from experiments import cli
 from experiments.xor import claims as xor_claims
 from experiments.xor import experiment as xor
-from lth_jax import masks, results, units
-from lth_jax.config import InputError
+from lth_jax.errors import InputError
+from lth_jax.runs import results
+from lth_jax.tickets import masks, units
 
 TINY = xor.Config(networks=3, sizes=(4, 2), steps=30)
 SOLUTION = {

@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments.benchmark import cases
 from experiments.benchmark.measures import CASE_FIELDS, best_torch, cases_of, peak, records
-from lth_jax import convolutions
+from lth_jax.kernels import convolutions
 
 
 def dense(measured: xr.Dataset) -> list[dict[str, Any]]:

@@ -29,8 +29,10 @@ import xarray as xr
 
 from experiments import cli
 from experiments.benchmark import cases, measures, report, workers
-from lth_jax import results
-from lth_jax.config import check_choices, option, require
+from lth_jax.errors import require
+from lth_jax.runs import results
+from lth_jax.runs.config import check_choices, option
+from lth_jax.runs.storage import write_text
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # its workers need the device's memory
 
@@ -163,7 +165,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: None)
         problems=json.dumps(problems),
     )
     measured = labelled(found, attrs)
-    results.write_text(folder / RECORD, report.to_json(measured))
+    write_text(folder / RECORD, report.to_json(measured))
     return measured
 
 

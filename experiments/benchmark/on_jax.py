@@ -16,7 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmark import cases
 from experiments.benchmark.workers import Prepared, host_memory, pictures, serve
-from lth_jax import masks, models, parallel, training
+from lth_jax import models, training
+from lth_jax.runs import axis
+from lth_jax.tickets import masks
 from lth_jax.types import Params, Split
 
 PRODUCT_SIDES = {"cpu": 2048}
@@ -37,7 +39,7 @@ def training_call(case: cases.Case) -> Callable[[], Any]:
     """A call that trains every run for ``case.steps`` steps from given weights, masks and orders."""
     net, shape = network(case), cases.IMAGE_SHAPES[case.model]
     images, labels = pictures(case.examples, shape)
-    data = parallel.replicate(Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
+    data = axis.replicate(Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
     recipe = training.Recipe(net, optax.adam(cases.LEARNING_RATE), case.batch, case.steps, case.steps)
 
     def one(run: Any, data: Split) -> tuple[training.TrainState, jax.Array]:
@@ -50,7 +52,7 @@ def training_call(case: cases.Case) -> Callable[[], Any]:
         return jax.lax.scan(step, training.init_state(recipe, params, {}, mask), order)
 
     runs = beginnings(case, models.parameter_shapes(net, shape))
-    mapped = parallel.map_runs(one)
+    mapped = axis.map_runs(one)
     return lambda: mapped(runs, data)
 
 
@@ -74,7 +76,7 @@ def beginnings(case: cases.Case, shapes: Params) -> Any:
 
 def peak_call(case: cases.Case) -> tuple[Callable[[], Any], float]:
     """A call on every device at once, and its work: FLOP of a matrix product, bytes of a copy."""
-    mesh = parallel.run_mesh()
+    mesh = axis.run_mesh()
     if case.side == cases.PRODUCT:
         side = PRODUCT_SIDES.get(jax.default_backend(), OTHER_PRODUCT_SIDE)
         values = jnp.full((mesh.size, side, side), 1 / side, jnp.float32)
@@ -91,9 +93,9 @@ def peak_call(case: cases.Case) -> tuple[Callable[[], Any], float]:
 
 def everywhere(function: Callable[[jax.Array], jax.Array], values: jax.Array) -> Callable[[], jax.Array]:
     """A call of a function on every device of its own row, which is there and whose result stays there."""
-    mesh = parallel.run_mesh()
-    placed = parallel.place(values, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
-    compiled = parallel.map_runs(function, mesh).compiled  # type: ignore[attr-defined]
+    mesh = axis.run_mesh()
+    placed = axis.place(values, NamedSharding(mesh, PartitionSpec(axis.AXIS)))
+    compiled = axis.map_runs(function, mesh).compiled  # type: ignore[attr-defined]
     return lambda: compiled(1, placed)
 
 
@@ -106,7 +108,7 @@ def peak_memory() -> float:
 
 def prepare(case: cases.Case) -> Prepared:
     """Everything up to the first call; ``work`` is a call's network-steps, FLOP or bytes."""
-    parallel.use_host_devices()
+    axis.use_host_devices()
     if case.side in cases.PEAKS:
         call, work = peak_call(case)
     else:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from experiments.benchmark import cases, causes
 from experiments.benchmark.measures import best_torch, floors, peak, rated, records
-from lth_jax import figures, stats
+from lth_jax.analysis import figures, stats
 
 
 def to_json(measured: xr.Dataset) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 MARGIN = 0.1
 """Accuracy points within which two means count as the same; below the ± that the document draws."""

@@ -27,10 +27,14 @@ import xarray as xr
 from experiments import cli
 from experiments.init_comparison.claims import verdicts
 from experiments.init_comparison.report import make_table, notes
-from lth_jax import data, figures, initializers, lottery, masks, models, pruning, results
-from lth_jax.config import check_choices, check_distinct, check_limits, option, require
+from lth_jax import data, initializers, levels, models
+from lth_jax.analysis import figures
+from lth_jax.errors import require
 from lth_jax.keys import stream
-from lth_jax.sweep import Progress, blocks, sweep
+from lth_jax.runs import results
+from lth_jax.runs.config import check_choices, check_distinct, check_limits, option
+from lth_jax.runs.sweep import Progress, blocks, sweep
+from lth_jax.tickets import masks, pruning
 from lth_jax.training import Recipe, splits
 
 VARIANTS = ("as-described", "as-run")
@@ -89,7 +93,7 @@ def scheme(method: str, variant: str) -> initializers.Scheme:
     return initializers.get(name)
 
 
-def make_plan(config: Config, examples: int, image_shape: tuple[int, ...]) -> tuple[lottery.Plan, Any]:
+def make_plan(config: Config, examples: int, image_shape: tuple[int, ...]) -> tuple[levels.Plan, Any]:
     """The plan of every level, and the network's parameter shapes."""
     as_run = config.variant == "as-run"
     activation = models.leaky_relu if as_run else jax.nn.relu
@@ -98,7 +102,7 @@ def make_plan(config: Config, examples: int, image_shape: tuple[int, ...]) -> tu
     steps = config.epochs_per_level * (examples // config.batch_size)
     recipe = Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
     which = masks.everything if as_run else masks.is_kernel
-    plan = lottery.Plan(
+    plan = levels.Plan(
         recipe,
         rates=pruning.rates(shapes, config.rate, predicate=which),
         prunable=masks.prunable(shapes, which),
@@ -107,30 +111,30 @@ def make_plan(config: Config, examples: int, image_shape: tuple[int, ...]) -> tu
     return plan, shapes
 
 
-def make_run(seed: int, method: str, config: Config, plan: lottery.Plan, shapes: Any) -> lottery.Run:
+def make_run(seed: int, method: str, config: Config, plan: levels.Plan, shapes: Any) -> levels.Run:
     """A run before level 0. Methods of one seed share the draws that their schemes scale."""
     kernels = scheme(method, config.variant)
     if config.variant == "as-described":
         params = initializers.initialize(stream(seed, "init"), shapes, kernels)
-        return lottery.begin(seed, params, {}, plan)
+        return levels.begin(seed, params, {}, plan)
     default = initializers.get("torch_default")
     saved = initializers.initialize(stream(seed, "default_init"), shapes, default, default)
     tested = initializers.initialize(stream(seed, "init"), shapes, kernels)
     first = {layer: {"kernel": tested[layer]["kernel"], "bias": saved[layer]["bias"]} for layer in saved}
-    return lottery.begin(seed, first, {}, plan, rewind_to=saved)
+    return levels.begin(seed, first, {}, plan, rewind_to=saved)
 
 
-def starter(config: Config, plan: lottery.Plan, shapes: Any) -> Callable[..., lottery.Run]:
+def starter(config: Config, plan: levels.Plan, shapes: Any) -> Callable[..., levels.Run]:
     """Makes runs before level 0, stacked, of (method, seed) pairs that lie method by method."""
 
     @functools.partial(jax.jit, static_argnums=0)
-    def drawn(methods: tuple[str, ...], seeds: Sequence[jax.Array]) -> list[lottery.Run]:
+    def drawn(methods: tuple[str, ...], seeds: Sequence[jax.Array]) -> list[levels.Run]:
         return [
             jax.vmap(lambda seed, m=method: make_run(seed, m, config, plan, shapes))(those)
             for method, those in zip(methods, seeds, strict=True)
         ]
 
-    def start(pairs: Sequence[tuple[str, int]]) -> lottery.Run:
+    def start(pairs: Sequence[tuple[str, int]]) -> levels.Run:
         methods = tuple(dict.fromkeys(method for method, _ in pairs))
         seeds = [jnp.asarray([seed for method, seed in pairs if method == m]) for m in methods]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn(methods, seeds))
@@ -138,11 +142,11 @@ def starter(config: Config, plan: lottery.Plan, shapes: Any) -> Callable[..., lo
     return start
 
 
-def measure(level: lottery.Level) -> dict[str, jax.Array]:
+def measure(level: levels.Level) -> dict[str, jax.Array]:
     """What is recorded of a level: accuracy, loss, size, and how many classes no input influences."""
     kernels = [level.mask[name]["kernel"] for name in models.MLP.layers(len(level.mask) - 1)]
     lost = jnp.sum(~masks.reached(kernels), dtype=jnp.int32)
-    return {**lottery.measurements(level), "unreached_classes": lost}
+    return {**levels.measurements(level), "unreached_classes": lost}
 
 
 def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:

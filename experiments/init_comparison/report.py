@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from experiments import cli
-from lth_jax import figures
+from lth_jax.analysis import figures
 
 
 def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:

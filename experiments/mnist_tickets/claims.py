@@ -14,7 +14,7 @@ import xarray as xr
 
 from experiments.mnist_tickets import measures
 from experiments.mnist_tickets.measures import Reading
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 Sample = tuple[Claim, np.ndarray, np.ndarray]
 Cell = tuple

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lth_jax import data, initializers
-from lth_jax.config import InputError, check_choices, check_distinct, option, require
+from lth_jax.errors import InputError, require
+from lth_jax.runs.config import check_choices, check_distinct, option
 
 PARTS = {
     "controls": "iterative pruning with both controls, and one-shot pruning beside it (d)",

@@ -30,8 +30,10 @@ from experiments.mnist_tickets.claims import verdicts
 from experiments.mnist_tickets.config import Config, groups, presets
 from experiments.mnist_tickets.figures import draw_figures
 from experiments.mnist_tickets.parts import Splits, join, kept_counts, run_group, shapes_of
-from lth_jax import data, figures, reports, results
-from lth_jax.config import InputError, require
+from lth_jax import data
+from lth_jax.analysis import figures, tables
+from lth_jax.errors import InputError, require
+from lth_jax.runs import results
 from lth_jax.types import Split
 
 
@@ -127,7 +129,7 @@ def end_table(measured: xr.Dataset) -> list[str]:
 
     iterations = int(measured["iteration"][-1])
     title = f"## Kept: test accuracy (%) at the end, after {iterations:,} iterations, mean ± std"
-    return [title, "", *reports.table_lines(*rows_of(measured, write))]
+    return [title, "", *tables.table_lines(*rows_of(measured, write))]
 
 
 def by_trial(measured: xr.Dataset) -> str:

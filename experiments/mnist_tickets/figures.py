@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.mnist_tickets import measures
-from lth_jax import figures
+from lth_jax.analysis import figures
 
 CURVE_SIZES = ((1.0, 0.8, 0.64, 0.512), (1.0, 0.211, 0.069, 0.036, 0.018))
 """Fractions kept in the two panels of curves: where pruning helps, and where it begins to harm."""

@@ -14,9 +14,11 @@ from jaxtyping import Array, PyTree
 
 from experiments import cli
 from experiments.mnist_tickets.config import Config, Group, levels, siblings
-from lth_jax import branches, initializers, masks, models, parallel, pruning, results, rewinding
+from lth_jax import branches, initializers, models
 from lth_jax.keys import stream
-from lth_jax.sweep import Progress, remember
+from lth_jax.runs import axis, results
+from lth_jax.runs.sweep import Progress, remember
+from lth_jax.tickets import masks, pruning, rewinding
 from lth_jax.training import Curves, Recipe
 from lth_jax.types import Mask, Params, Split
 
@@ -115,7 +117,7 @@ def begin(group: Group, config: Config, rules: branches.Rules, shapes: PyTree, t
                 stream(one[0], "order", 0), one[1], data, rules.recipe, config.rewind_step
             )
 
-        early = parallel.map_runs(first_steps)((seeds, params), parallel.replicate(train))
+        early = axis.map_runs(first_steps)((seeds, params), axis.replicate(train))
     return jax.vmap(lambda s, p, e: branches.begin(s, p, early=e))(seeds, params, early)
 
 

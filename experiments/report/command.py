@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.report import gather, headlines, page, summary
-from lth_jax import config, exits, results
+from lth_jax.commands import exits
+from lth_jax.commands.flags import Parser
+from lth_jax.errors import InputError, fail, require, warn
+from lth_jax.runs.storage import write_text
 
 SUMMARY = "gathers all results into one HTML page and a Markdown summary"
 PAGE, MARKDOWN = "report.html", "summary.md"
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     with exits.explained():
         runs = run(arguments)
     if broken := [run for run in runs if run.problem]:
-        config.fail("; ".join(f"{run.place}: {run.problem}" for run in broken), 1)
+        fail("; ".join(f"{run.place}: {run.problem}" for run in broken), 1)
 
 
 def run(arguments: Sequence[str]) -> list[gather.Run]:
@@ -41,7 +44,7 @@ def run(arguments: Sequence[str]) -> list[gather.Run]:
     runs = gather.gather(places.results)
     for found in runs:
         for remark in found.remarks:
-            config.warn(f"{found.place}: {remark}")
+            warn(f"{found.place}: {remark}")
     written = {places.out / PAGE: page.text(runs)}
     for path in (places.out / MARKDOWN, places.summary):
         if path:
@@ -49,7 +52,7 @@ def run(arguments: Sequence[str]) -> list[gather.Run]:
     if places.readme:
         written[places.readme] = headlines.renewed(readme, runs, _way(places.readme, places.results))
     for path, text in written.items():
-        results.write_text(path, text)
+        write_text(path, text)
     claims = sum(len(found.verdicts) for found in runs)
     print(f"{claims} claims of {len(runs)} runs: {', '.join(map(str, written))}", flush=True)
     return runs
@@ -67,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Places:
     Raises:
       InputError: one of them cannot be.
     """
-    parser = config.Parser(
+    parser = Parser(
         prog="python -m experiments report", description=f"Report: {SUMMARY}.", allow_abbrev=False
     )
     parser.add_argument(
@@ -82,14 +85,14 @@ def parse(arguments: Sequence[str]) -> Places:
     parser.add_argument("--summary", metavar="FILE", help="write the summary here too")
     parser.add_argument("--readme", metavar="FILE", help="renew the table of claims in this README too")
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
-        config.require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
+        require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
     given = parser.parse_args(list(arguments))
     for name, path in vars(given).items():
-        config.require(path != "", f"--{name}: expected a path")
+        require(path != "", f"--{name}: expected a path")
     out, extra, readme = Path(given.out), *(Path(p) if p else None for p in (given.summary, given.readme))
     _check_folder("--out", out)
     if extra:
-        config.require(not extra.is_dir(), f"--summary {extra}: is a folder; name a file in it")
+        require(not extra.is_dir(), f"--summary {extra}: is a folder; name a file in it")
         _check_folder("--summary", extra.parent)
     return Places(out, Path(given.results), extra, readme)
 
@@ -99,6 +102,6 @@ def _check_folder(flag: str, folder: Path) -> None:
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:  # a name too long
-        raise config.InputError(f"{flag} {folder}: {error.strerror}") from None
-    config.require(there.is_dir(), f"{flag} {folder}: {there} is not a folder")
-    config.require(os.access(there, os.W_OK), f"{flag} {folder}: cannot be written")
+        raise InputError(f"{flag} {folder}: {error.strerror}") from None
+    require(there.is_dir(), f"{flag} {folder}: {there} is not a folder")
+    require(os.access(there, os.W_OK), f"{flag} {folder}: cannot be written")

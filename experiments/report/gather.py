@@ -18,9 +18,10 @@ from PIL import Image, UnidentifiedImageError
 
 from experiments import cli
 from experiments.report import captions
-from lth_jax import reports, results
-from lth_jax.config import InputError, require
-from lth_jax.stats import Verdict, to_rows
+from lth_jax.analysis import tables
+from lth_jax.analysis.stats import Verdict, to_rows
+from lth_jax.errors import InputError, require
+from lth_jax.runs import results
 
 PACKAGE = Path(__file__).parents[1]
 DIGEST = f"{results.RESULTS}.sha256"
@@ -103,7 +104,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
         place,
         f"{experiment.summary} · {variant}" if variant else experiment.summary,
         attrs=dict(measured.attrs),
-        seeds=reports.seeds_of(measured),
+        seeds=tables.seeds_of(measured),
         config=json.loads(measured.attrs["config"]),
         table=experiment.table(measured),
         diverged=tuple(results.diverged_runs(measured)),

@@ -7,9 +7,9 @@ from urllib.parse import quote
 from experiments.report import wording
 from experiments.report.gather import Run
 from experiments.report.summary import table_lines
-from lth_jax.config import InputError, require
-from lth_jax.reports import escape
-from lth_jax.stats import holds_if, labels
+from lth_jax.analysis.stats import holds_if, labels
+from lth_jax.analysis.tables import escape
+from lth_jax.errors import InputError, require
 
 RENEW = "python -m experiments report --readme README.md"
 BEGIN, END = f"<!-- headlines: {RENEW} -->", "<!-- end of the headlines -->"

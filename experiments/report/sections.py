@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element
 from experiments.report import wording
 from experiments.report.elements import box, from_markdown, make, plain_table
 from experiments.report.gather import Picture, Run
-from lth_jax import reports
-from lth_jax.stats import Verdict, holds_if, labels
+from lth_jax.analysis import tables
+from lth_jax.analysis.stats import Verdict, holds_if, labels
 
 MARKS = {"supported": "✓", "contradicted": "✗", "inconclusive": "~"}
 
@@ -126,7 +126,7 @@ def _compact(value: Any) -> str:
     """A configuration's value: lists in a line, long ones of whole numbers as ranges."""
     if isinstance(value, list):
         whole = len(value) > 2 and all(type(entry) is int for entry in value)
-        return reports.ranges(value) if whole else ", ".join(map(str, value))
+        return tables.ranges(value) if whole else ", ".join(map(str, value))
     return str(value)
 
 

@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 from experiments.report import wording
 from experiments.report.gather import Run
-from lth_jax.reports import escape
-from lth_jax.stats import holds_if, labels
+from lth_jax.analysis.stats import holds_if, labels
+from lth_jax.analysis.tables import escape
 
 RENEW = "python -m experiments report --summary experiments/results/SUMMARY.md"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import get_args
 
 from experiments.report.gather import Run, experiment_names
-from lth_jax.stats import Claim, Conclusion, Verdict
+from lth_jax.analysis.stats import Claim, Conclusion, Verdict
 
 CONCLUSIONS: tuple[str, ...] = get_args(Conclusion)
 

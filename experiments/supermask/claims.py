@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments.supermask.config import is_document
 from experiments.supermask.zhou_claims import grid_claims, learned_claims
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 
 class Row(NamedTuple):

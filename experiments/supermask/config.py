@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lth_jax import data, initializers
-from lth_jax.config import check_choices, check_distinct, check_limits, flag, option, require
-from lth_jax.criteria import CRITERIA
+from lth_jax.errors import require
+from lth_jax.runs.config import check_choices, check_distinct, check_limits, flag, option
+from lth_jax.tickets.scores import CRITERIA
 
 OPTIMIZERS = ("adam", "sgd")
 EMBEDDED = "mnist-5k"

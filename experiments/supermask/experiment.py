@@ -28,8 +28,9 @@ from experiments.supermask.config import Config, presets
 from experiments.supermask.figures import draw_figures
 from experiments.supermask.report import make_table, notes
 from experiments.supermask.steps import Done, Step, Wait, play
-from lth_jax import data, results, training
-from lth_jax.config import require
+from lth_jax import data, training
+from lth_jax.errors import require
+from lth_jax.runs import results
 from lth_jax.types import Shapes, Split
 
 

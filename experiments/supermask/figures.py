@@ -8,8 +8,8 @@ import xarray as xr
 
 from experiments.supermask.claims import GROUPS, TABLE, table
 from experiments.supermask.zhou_claims import best_untrained, trained
-from lth_jax import figures
-from lth_jax.stats import summary
+from lth_jax.analysis import figures
+from lth_jax.analysis.stats import summary
 
 
 def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:

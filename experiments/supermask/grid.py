@@ -19,10 +19,12 @@ from jaxtyping import Array, Int, PyTree
 from experiments.supermask.config import Config
 from experiments.supermask.recipe import named_weights, weights_of
 from experiments.supermask.steps import Wait
-from lth_jax import initializers, masks, models, parallel, pruning, results, rewinding
-from lth_jax.criteria import CRITERIA
+from lth_jax import initializers, models
 from lth_jax.keys import stream
 from lth_jax.models import Network
+from lth_jax.runs import axis, results
+from lth_jax.tickets import masks, pruning, rewinding
+from lth_jax.tickets.scores import CRITERIA
 from lth_jax.training import Recipe, TrainState, evaluate, init_state, train
 from lth_jax.types import Mask, Metrics, Params, Shapes, Split
 
@@ -126,8 +128,8 @@ def train_dense(
         state, _ = train(stream(seed, "order", DENSE), start, dense, data, recipe)
         return state.params, evaluate(state, validation, network)
 
-    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
-    params, metrics = jax.tree.map(np.asarray, mapped(jnp.asarray(seeds), *parallel.replicate(splits)))
+    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
+    params, metrics = jax.tree.map(np.asarray, mapped(jnp.asarray(seeds), *axis.replicate(splits)))
     values = {"grid_dense_accuracy": (("seed",), metrics.accuracy), **named_weights(params)}
     return results.by_label(values, {"seed": seeds}, {})
 
@@ -178,7 +180,7 @@ def cell_program(setting: Setting, chunk: int | None, wait: Wait) -> CellProgram
     def one(cell: Cell, dense: Dense, data: Split, validation: Split) -> tuple[Metrics, Metrics]:
         return play_cell(cell, dense, data, validation, setting)
 
-    return parallel.map_runs(one, chunk=chunk, wait=wait)
+    return axis.map_runs(one, chunk=chunk, wait=wait)
 
 
 def play_criterion(
@@ -191,7 +193,7 @@ def play_criterion(
     shape = (len(KEPT), len(PRUNED), len(seeds))
     kept, pruned, seed = (jnp.asarray(index.ravel()) for index in np.indices(shape, dtype=np.int32))
     criterion = jnp.full(seed.shape, setting.config.grid_criteria.index(name), jnp.int32)
-    shared = parallel.replicate((dense, *splits))
+    shared = axis.replicate((dense, *splits))
     untrained, after = jax.tree.map(np.asarray, program(Cell(seed, criterion, kept, pruned), *shared))
     dims = ("kept_weights", "pruned_weights", "grid_seed")
     values: dict[str, Any] = {}

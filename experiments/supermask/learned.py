@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.supermask import grid
 from experiments.supermask.steps import Wait
-from lth_jax import masks, parallel, results, rewinding, supermasks
 from lth_jax.keys import stream
+from lth_jax.runs import axis, results
+from lth_jax.tickets import masks, rewinding, supermasks
 from lth_jax.training import Recipe, TrainState, train
 from lth_jax.types import Metrics, Split
 
@@ -76,8 +77,8 @@ def learn_masks(
     shape = (len(WEIGHTS), 2, len(seeds))
     constant, rescale, at = (index.ravel() for index in np.indices(shape))
     pupils = Pupil(jnp.asarray(np.asarray(seeds)[at]), jnp.asarray(constant == 1), jnp.asarray(rescale == 1))
-    mapped = parallel.map_runs(lambda *inputs: learn(*inputs, setting), chunk=chunk, wait=wait)
-    found = jax.tree.map(np.asarray, mapped(pupils, *parallel.replicate(splits)))
+    mapped = axis.map_runs(lambda *inputs: learn(*inputs, setting), chunk=chunk, wait=wait)
+    found = jax.tree.map(np.asarray, mapped(pupils, *axis.replicate(splits)))
     dims, steps = ("weights", "rescaling", "learned_seed"), setting.config.learned_steps
     values: dict[str, Any] = {"learned_kept": (dims, found.kept.reshape(shape))}
     for metric in Metrics._fields:

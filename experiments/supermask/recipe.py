@@ -16,10 +16,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from experiments.supermask.config import Config
 from experiments.supermask.steps import Wait
-from lth_jax import initializers, masks, models, parallel, results
-from lth_jax.criteria import large_final_same_sign
+from lth_jax import initializers, models
 from lth_jax.keys import stream
 from lth_jax.models import Network
+from lth_jax.runs import axis, results
+from lth_jax.tickets import masks
+from lth_jax.tickets.scores import large_final_same_sign
 from lth_jax.training import Recipe, TrainState, evaluate, init_state, train
 from lth_jax.types import Mask, Metrics, Params, Shapes, Split
 
@@ -121,8 +123,8 @@ def train_many(
         state, before, curve = train_start(start, data, validation, setting, steps, order)
         return (state.params if keep_weights else {}), before, curve
 
-    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
-    return jax.tree.map(np.asarray, mapped(starts, *parallel.replicate(splits)))
+    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
+    return jax.tree.map(np.asarray, mapped(starts, *axis.replicate(splits)))
 
 
 def baseline_starts(setting: Setting, stop: Any) -> Start:
@@ -218,9 +220,9 @@ def judge_thresholds(
 
         return jax.vmap(at)(levels)
 
-    mapped = parallel.map_runs(one, chunk=chunk, wait=wait)
+    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
     runs = (jnp.asarray(config.seeds), trained)
-    kept, found = jax.tree.map(np.asarray, mapped(runs, parallel.replicate(validation)))
+    kept, found = jax.tree.map(np.asarray, mapped(runs, axis.replicate(validation)))
     best = np.argmax(np.where(np.isfinite(found.accuracy), found.accuracy, -1), axis=1)
     return results.by_label(
         {
@@ -269,7 +271,7 @@ def train_architectures(
     config = setting.config
     seeds, pairs = jnp.asarray(config.seeds), config.architectures()
     make = lambda index: jax.vmap(lambda seed: architecture(seed, index, setting))(seeds)  # noqa: E731
-    drawn = jax.jit(lambda: parallel.stack([make(index) for index in range(len(pairs))]))()
+    drawn = jax.jit(lambda: axis.stack([make(index) for index in range(len(pairs))]))()
     params, mask = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
     sizes = jax.vmap(lambda m: masks.kept_fraction(m, setting.prunable))(mask)
     runs = len(pairs) * len(seeds)

@@ -20,7 +20,7 @@ from experiments.supermask.claims import (
     table,
 )
 from experiments.supermask.zhou_claims import best_untrained, learned, trained
-from lth_jax.stats import summary
+from lth_jax.analysis.stats import summary
 
 DIGITS = {"size": 1, "final_loss": 3, "minimum_loss": 3, "iteration": 0}
 TRIED = """The optimizer and its rate are the same for all four kinds. The paper's program takes SGD with

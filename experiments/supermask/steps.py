@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import cli
-from lth_jax import logs, results, signals
+from lth_jax.runs import logs, results, signals
 
 Done = Mapping[str, xr.Dataset]
 """What the steps so far have found, by their names."""

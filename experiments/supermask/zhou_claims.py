@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from lth_jax.stats import Claim, Kind
+from lth_jax.analysis.stats import Claim, Kind
 
 SUPERMASK, LEARNED, RESCALED = 86.0, 95.3, 98.0
 """Accuracies on MNIST, in percent: signed constants under same-sign large_final, untrained; a learned mask; a

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.ticket_distribution.weights import NETWORK
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 
 class Published(NamedTuple):

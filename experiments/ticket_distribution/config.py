@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lth_jax import data, initializers
-from lth_jax.config import check_choices, check_distinct, check_limits, option, require
+from lth_jax.errors import require
+from lth_jax.runs.config import check_choices, check_distinct, check_limits, option
 
 VARIANTS = ("as-described", "as-run")
 MODELS = ("fc1", "lenet5")

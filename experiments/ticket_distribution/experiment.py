@@ -31,9 +31,11 @@ from experiments.ticket_distribution.claims import verdicts
 from experiments.ticket_distribution.config import Config, names, presets
 from experiments.ticket_distribution.figures import draw_figures
 from experiments.ticket_distribution.report import make_table, notes, variant
-from lth_jax import data, lottery, masks, pruning, results
-from lth_jax.config import require
-from lth_jax.sweep import Progress
+from lth_jax import data, levels
+from lth_jax.errors import require
+from lth_jax.runs import results
+from lth_jax.runs.sweep import Progress
+from lth_jax.tickets import masks, pruning
 from lth_jax.training import Recipe, splits
 from lth_jax.types import Split
 
@@ -55,9 +57,9 @@ def check(config: Config, dataset: data.Dataset) -> None:
     cli.check_memory(state, (len(names(config)) + 1) * len(config.seeds))
 
 
-def begin(seed: int | jax.Array, config: Config, plan: lottery.Plan, shapes: object) -> lottery.Run:
+def begin(seed: int | jax.Array, config: Config, plan: levels.Plan, shapes: object) -> levels.Run:
     """One trial before its first level."""
-    return lottery.begin(seed, networks.initial_weights(seed, config, shapes), {}, plan)
+    return levels.begin(seed, networks.initial_weights(seed, config, shapes), {}, plan)
 
 
 def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:

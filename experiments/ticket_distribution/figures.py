@@ -11,7 +11,8 @@ import xarray as xr
 from experiments.ticket_distribution.claims import title
 from experiments.ticket_distribution.config import BEYOND, FOUR
 from experiments.ticket_distribution.weights import NETWORK
-from lth_jax import distributions, figures, initializers
+from lth_jax import initializers
+from lth_jax.analysis import distributions, figures
 
 REFERENCES = ("full", "pruned", "reinit")
 """Networks of the document that the others are drawn beside."""

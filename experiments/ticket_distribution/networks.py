@@ -12,19 +12,12 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from experiments.ticket_distribution.config import BEYOND, FOUR, Config, names
-from lth_jax import (
-    distributions,
-    initializers,
-    lottery,
-    masks,
-    models,
-    parallel,
-    pruning,
-    results,
-    rewinding,
-)
+from lth_jax import initializers, levels, models
+from lth_jax.analysis import distributions
 from lth_jax.keys import stream
-from lth_jax.sweep import Reporter, Wait, remember
+from lth_jax.runs import axis, results
+from lth_jax.runs.sweep import Reporter, Wait, remember
+from lth_jax.tickets import masks, pruning, rewinding
 from lth_jax.training import Recipe, TrainState, init_state, train
 from lth_jax.types import Mask, Params, Split
 
@@ -79,7 +72,7 @@ def make_recipe(config: Config, network: models.Network, examples: int, epochs: 
 
 def make_plan(
     config: Config, examples: int, image_shape: tuple[int, ...], classes: int
-) -> tuple[lottery.Plan, PyTree]:
+) -> tuple[levels.Plan, PyTree]:
     """What happens at every level of pruning, and the network's parameter shapes."""
     network = make_network(config, classes)
     shapes = models.parameter_shapes(network, image_shape)
@@ -88,7 +81,7 @@ def make_plan(
     def kernels_only(start: Params, trained: Params) -> Params:
         return jax.tree.map(lambda s, t, kernel: s if kernel else t, start, trained, prunable)
 
-    plan = lottery.Plan(
+    plan = levels.Plan(
         make_recipe(config, network, examples, config.epochs_per_level),
         rates=pruning.rates(shapes, config.rate),
         prunable=prunable,
@@ -109,8 +102,8 @@ def initial_weights(seed: int | Int[Array, ""], config: Config, shapes: PyTree) 
 def find_tickets(
     folder: Path,
     config: Config,
-    plan: lottery.Plan,
-    runs: lottery.Run,
+    plan: levels.Plan,
+    runs: levels.Run,
     data: Split,
     test: Split,
     report: Reporter,
@@ -123,20 +116,20 @@ def find_tickets(
     """
     levels = max(config.prunings)
 
-    def select(level: lottery.Level) -> tuple[Params, PyTree]:
-        return level.trained.params, lottery.measurements(level)
+    def select(level: levels.Level) -> tuple[Params, PyTree]:
+        return level.trained.params, levels.measurements(level)
 
     def play(state: PyTree, wait: Wait) -> Iterator[tuple[PyTree, PyTree]]:
         runs, tickets = state
-        played = lottery.play(runs, data, {"test": test}, plan, levels, chunk=chunk, select=select, wait=wait)
+        played = levels.play(runs, data, {"test": test}, plan, levels, chunk=chunk, select=select, wait=wait)
         for after, (trained, record) in played:
             n = int(after.level[0])
             if n in config.prunings:
                 tickets = {**tickets, str(n): Ticket(after.mask, after.params, trained)}
             yield (after, tickets), record
 
-    def record_of(run: lottery.Run) -> PyTree:
-        return lottery.measurements(lottery.play_level(run, data, {"test": test}, plan)[1])
+    def record_of(run: levels.Run) -> PyTree:
+        return levels.measurements(levels.play_level(run, data, {"test": test}, plan)[1])
 
     none_yet = {str(n): Ticket(runs.mask, runs.params, runs.params) for n in config.prunings}
     like = jax.eval_shape(jax.vmap(record_of), runs)
@@ -224,7 +217,7 @@ def make_trainees(
             params, mask = make_start(name, seed, theta0, tickets, tables, config, of)
             return Trainee(seed, jnp.asarray(0, jnp.int32), mask, init_state(recipe, params, {}, mask))
 
-        return parallel.stack([one(name) for name in names(config)])
+        return axis.stack([one(name) for name in names(config)])
 
     # One trial after another: vectorised, the draws of all of them would be in memory at once.
     stacked = jax.jit(functools.partial(jax.lax.map, trial))((seeds, theta0, tickets, tables))
@@ -284,8 +277,8 @@ def train_networks(
         return train_epochs(trainee, data, watch, recipe, part)
 
     def play(trainees: Trainee, wait: Callable[[PyTree], PyTree]) -> Iterator[tuple[Trainee, PyTree]]:
-        step = parallel.map_runs(one, chunk=chunk, wait=wait)
-        shared = parallel.replicate((data, {"test": test}))
+        step = axis.map_runs(one, chunk=chunk, wait=wait)
+        shared = axis.replicate((data, {"test": test}))
         for _ in range(int(trainees.epoch[0]) // part, segments):
             trainees, record = step(trainees, *shared)
             yield trainees, record

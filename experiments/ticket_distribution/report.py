@@ -19,7 +19,7 @@ from experiments.ticket_distribution.claims import (
     title,
 )
 from experiments.ticket_distribution.weights import FITS
-from lth_jax import stats
+from lth_jax.analysis import stats
 
 MODELS = {"fc1": "FC-1", "lenet5": "LeNet-5"}
 DATA = {"fc1": "MNIST", "lenet5": "CIFAR-10"}

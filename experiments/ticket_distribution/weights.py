@@ -14,7 +14,9 @@ from jaxtyping import PyTree
 
 from experiments.ticket_distribution.config import Config
 from experiments.ticket_distribution.networks import Ticket
-from lth_jax import distributions, initializers, masks
+from lth_jax import initializers
+from lth_jax.analysis import distributions
+from lth_jax.tickets import masks
 from lth_jax.types import Params
 
 BINS = 240

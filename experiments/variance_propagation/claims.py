@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from lth_jax import variance
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis import variance
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 LN10 = np.log(10)
 DIRECTIONS = ("forward", "backward")

@@ -27,8 +27,11 @@ from experiments.variance_propagation import training
 from experiments.variance_propagation.claims import verdicts
 from experiments.variance_propagation.figures import draw_figures
 from experiments.variance_propagation.report import make_table, notes
-from lth_jax import data, initializers, results, variance
-from lth_jax.config import check_choices, check_distinct, option, require
+from lth_jax import data, initializers
+from lth_jax.analysis import variance
+from lth_jax.errors import require
+from lth_jax.runs import results
+from lth_jax.runs.config import check_choices, check_distinct, option
 
 OWN_GAIN = "own_gain"
 """The scheme N(0, gain²/fan_in) with the gain of the activation it is tried with."""

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import special
 
 from experiments.variance_propagation.claims import DIRECTIONS, END, LN10, PUBLISHED, is_figure
-from lth_jax import figures, variance
+from lth_jax.analysis import figures, variance
 
 TITLES = {"forward": "a) pre-activations, forwards", "backward": "b) gradients, backwards"}
 NETWORK = ("weight_variance", "seed")

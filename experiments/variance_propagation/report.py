@@ -15,8 +15,8 @@ from experiments.variance_propagation.claims import (
     lines,
     predicted_ratio,
 )
-from lth_jax import variance
-from lth_jax.stats import summary
+from lth_jax.analysis import variance
+from lth_jax.analysis.stats import summary
 
 
 def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:

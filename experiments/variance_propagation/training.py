@@ -9,8 +9,10 @@ import numpy as np
 import optax
 import xarray as xr
 
-from lth_jax import data, initializers, masks, models, parallel, results, training
+from lth_jax import data, initializers, models, training
 from lth_jax.keys import stream
+from lth_jax.runs import axis, results
+from lth_jax.tickets import masks
 from lth_jax.types import Params, Split
 
 HIDDEN = (300, 100)
@@ -102,7 +104,7 @@ def measure(config: Any, chunk: int | None, dataset: data.Dataset) -> xr.Dataset
     steps = len(dataset.train_labels) // config.batch_size
     recipe = training.Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
     schemes, seeds = config.training_schemes, config.seeds[: config.training_seeds]
-    runs = parallel.stack(
+    runs = axis.stack(
         [
             {
                 "seed": jnp.int32(seed),
@@ -116,7 +118,7 @@ def measure(config: Any, chunk: int | None, dataset: data.Dataset) -> xr.Dataset
     probe = Split(
         jnp.asarray(dataset.test_images[:PROBE]), jnp.asarray(dataset.test_labels[:PROBE], jnp.int32)
     )
-    play = parallel.map_runs(lambda run, a, b: train_one(run, a, b, recipe, config.epochs), chunk=chunk)
+    play = axis.map_runs(lambda run, a, b: train_one(run, a, b, recipe, config.epochs), chunk=chunk)
     seen = jax.tree.map(np.asarray, play(runs, split, probe))
     return labelled(seen, schemes, seeds, config.epochs)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from lth_jax.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Verdict, judge_all
 
 PUBLISHED = {
     ("random", 10): (98.5, 92.9),

@@ -32,9 +32,12 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments import cli
 from experiments.xor.claims import make_table, success, verdicts
 from experiments.xor.figures import draw_figures
-from lth_jax import initializers, masks, parallel, results, units
-from lth_jax.config import check_choices, option, require
+from lth_jax import initializers
+from lth_jax.errors import require
 from lth_jax.keys import stream
+from lth_jax.runs import axis, results
+from lth_jax.runs.config import check_choices, option
+from lth_jax.tickets import masks, units
 from lth_jax.types import Mask, Params
 
 POINTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -172,7 +175,7 @@ def assemble(random: Params, dense: Params, one_shot: Params, iterative: Params)
 def train(config: Config, execution: cli.Execution, folder: Path, dataset: None) -> xr.Dataset:
     """All networks in one compiled call; the labelled results."""
     seeds = jnp.arange(config.first_seed, config.first_seed + config.networks)
-    mapped = parallel.map_runs(lambda seed: study(seed, config), chunk=execution.chunk or CHUNK)
+    mapped = axis.map_runs(lambda seed: study(seed, config), chunk=execution.chunk or CHUNK)
     started = time.perf_counter()
     found = jax.tree.map(np.asarray, mapped(seeds))
     seconds = time.perf_counter() - started

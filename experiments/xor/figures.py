@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.xor.claims import COLUMNS, PUBLISHED, READINGS, TITLES, success
-from lth_jax import figures
+from lth_jax.analysis import figures
 
 REACH, RESOLUTION = 0.4, 121
 """How far the pictures go beyond the unit square, and their grid's points a side."""

@@ -6,9 +6,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lth_jax import exits, results
-from lth_jax.commands import completion, data, export, show, sweep
-from lth_jax.config import Parser, check_printable
+from lth_jax.commands import completion, data, exits, export, show, sweep
+from lth_jax.commands.flags import Parser
+from lth_jax.runs import results
+from lth_jax.runs.config import check_printable
 
 DESCRIPTION = "Lottery tickets: find them in any model, look at them, take them out."
 EPILOG = f"""\

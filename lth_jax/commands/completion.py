@@ -6,10 +6,10 @@ from typing import Any
 
 import shtab
 
-from lth_jax import conduct
 from lth_jax.commands import settings
 from lth_jax.data import DATASETS
 from lth_jax.initializers import SCHEMES
+from lth_jax.runs.execution import Execution
 
 HELP = f"print shell completion, for {', '.join(shtab.SUPPORTED_SHELLS)}"
 EXAMPLES = """\
@@ -29,7 +29,7 @@ def add(commands: Any, whole: Callable[[], argparse.ArgumentParser]) -> None:
 
 def with_values(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The parser, its flags knowing what can follow them: choices, files, folders. For completion only."""
-    configs = (settings.Config, conduct.Execution)
+    configs = (settings.Config, Execution)
     choices = {
         name: field.metadata["choices"]
         for config in configs

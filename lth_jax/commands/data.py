@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-from lth_jax import config, data, reports
-from lth_jax.config import InputError
+from lth_jax import data
+from lth_jax.analysis import tables
+from lth_jax.errors import InputError, fail
 
 HELP = "data sets: list what is here, prepare one, verify it"
 EXAMPLES = """\
@@ -63,12 +64,10 @@ def list_all(parsed: argparse.Namespace) -> None:
         shape = "×".join(map(str, found.train_images.shape[1:]))
         sizes = [f"{len(labels):,}" for labels in (found.train_labels, found.test_labels)]
         rows.append([name, found.source, *sizes, shape, str(found.classes), found.fingerprint])
-    console = reports.console()
-    reports.print_table(console, "Data sets", header, rows)
+    console = tables.console()
+    tables.print_table(console, "Data sets", header, rows)
     if any(row[1] == "not here" for row in rows):
-        reports.print_line(
-            console, "to have one: lth-jax data prepare NAME, or --data-dir DIR with its files"
-        )
+        tables.print_line(console, "to have one: lth-jax data prepare NAME, or --data-dir DIR with its files")
 
 
 def prepare(parsed: argparse.Namespace) -> None:
@@ -89,11 +88,11 @@ def verify(parsed: argparse.Namespace) -> None:
         except data.DataError as error:
             wrong.append(str(error))
     if wrong:
-        config.fail(" | ".join(wrong))
+        fail(" | ".join(wrong))
 
 
 def print_found(found: data.Dataset) -> None:
     """A data set in a line, and whether these are the official files."""
     remark = {True: "; the official files", False: "; not the official files' bytes or order", None: ""}
-    line = f"{found.name}: {reports.origin_of(found)}{remark[data.official(found)]}"
-    reports.print_line(reports.console(), line)
+    line = f"{found.name}: {tables.origin_of(found)}{remark[data.official(found)]}"
+    tables.print_line(tables.console(), line)

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from lth_jax import reports, results, sparsity, ticket_files
+from lth_jax.analysis import sparsity, tables, ticket_files
+from lth_jax.analysis.ticket_files import Flat
 from lth_jax.commands import settings, sweep
 from lth_jax.commands.settings import Config
-from lth_jax.config import check_printable, require
+from lth_jax.errors import require
 from lth_jax.keys import stream
-from lth_jax.ticket_files import Flat
+from lth_jax.runs import results
+from lth_jax.runs.config import check_printable
 
 HELP = "one ticket of a sweep as safetensors, with a JSON card"
 EXAMPLES = """\
@@ -67,7 +69,7 @@ def run(parsed: argparse.Namespace) -> None:
         card["measured"] = as_card(times)
     ticket_files.save_ticket(path, params, mask, card)
     for line in said(card, path):
-        reports.print_line(reports.console(), line)
+        tables.print_line(tables.console(), line)
 
 
 def configuration(measured: xr.Dataset, folder: Path) -> Config:

@@ -14,21 +14,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from lth_jax import (
-    data,
-    edges,
-    initializers,
-    lottery,
-    masks,
-    models,
-    parallel,
-    processes,
-    pruning,
-    rewinding,
-    signals,
-)
-from lth_jax.config import InputError, check_choices, check_distinct, check_limits, option, require
+from lth_jax import checks, data, initializers, levels, models
+from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
+from lth_jax.runs import axis, processes, signals
+from lth_jax.runs.config import check_choices, check_distinct, check_limits, option
+from lth_jax.tickets import masks, pruning, rewinding
 from lth_jax.training import Recipe
 from lth_jax.types import Collections, Params, PRNGKey, Shapes, Split
 
@@ -214,7 +205,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
     except Exception as error:  # each module refuses in its own words
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"--model {config.model}: refuses images {tuple(image_shape)}: {problem}") from None
-    named(f"--model {config.model}", lambda: edges.check_logits(answer, 1, classes))
+    named(f"--model {config.model}", lambda: checks.check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
     shapes, collections = named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
     return Model(network, initial, shapes, collections)
@@ -238,7 +229,7 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
 
 
-def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
+def make_plan(config: Config, model: Model, examples: int) -> levels.Plan:
     """The plan of every level.
 
     Raises:
@@ -258,7 +249,7 @@ def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
     rates = named("--layer-rates", lambda: pruning.rates(model.shapes, config.rate, layer_rates(config)))
     pruning.check_scope(model.shapes, rates, config.scope, config.levels)
     recipe = Recipe(model.network, make_optimizer(config, steps), config.batch_size, steps, steps)
-    return lottery.Plan(
+    return levels.Plan(
         recipe,
         rates=rates,
         prunable=which,
@@ -267,19 +258,19 @@ def make_plan(config: Config, model: Model, examples: int) -> lottery.Plan:
     )
 
 
-def make_run(config: Config, model: Model, plan: lottery.Plan, seed: Any, split: Split | None) -> lottery.Run:
+def make_run(config: Config, model: Model, plan: levels.Plan, seed: Any, split: Split | None) -> levels.Run:
     """A run before level 0; ``split``, the training examples, is needed to rewind to a later step only."""
     params, collections = model.initial(stream(seed, "init"))
     early = None
     if (step := rewind_step(config)) and split is not None:
         order, noise = stream(seed, "order", 0), stream(seed, "model", 0)  # as the dense level has them
         early = rewinding.at_step(order, params, split, plan.recipe, step, noise, collections)
-    return lottery.begin(seed, params, collections, plan, early)
+    return levels.begin(seed, params, collections, plan, early)
 
 
 def start_runs(
-    config: Config, model: Model, plan: lottery.Plan, seeds: Sequence[int], split: Split, chunk: int | None
-) -> lottery.Run:
+    config: Config, model: Model, plan: levels.Plan, seeds: Sequence[int], split: Split, chunk: int | None
+) -> levels.Run:
     """Runs before level 0, stacked.
 
     Raises:
@@ -290,7 +281,7 @@ def start_runs(
         return jax.jit(jax.vmap(lambda seed: make_run(config, model, plan, seed, None)))(numbers)
     one = lambda seed, split: make_run(config, model, plan, seed, split)  # noqa: E731
     with signals.asked() as request:
-        later = parallel.map_runs(one, chunk=chunk, wait=functools.partial(signals.wait, request=request))
+        later = axis.map_runs(one, chunk=chunk, wait=functools.partial(signals.wait, request=request))
         found = processes.gather(later(numbers, split))  # whole in every process, as without a step
         signals.leave(request)
     return jax.tree.map(jnp.asarray, found)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lth_jax import config, figures, reports, results, stats
-from lth_jax.config import InputError, require
+from lth_jax.analysis import figures, stats, tables
+from lth_jax.errors import InputError, require, warn
+from lth_jax.runs import config, results
 
 HELP = "print a run's table, save or open its figures"
 EXAMPLES = """\
@@ -44,11 +45,11 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     path = Path(parsed.folder)
     path = path / results.RESULTS if path.is_dir() else path
-    measured, console = results.load(path), reports.console()
+    measured, console = results.load(path), tables.console()
     name = choose(measured, parsed.variable)
     title, header, rows = make_table(measured, name)
     origin = [str(measured.attrs[key]) for key in ("experiment", "model") if key in measured.attrs]
-    line = ", ".join([*origin, reports.attributes_line(measured)])
+    line = ", ".join([*origin, tables.attributes_line(measured)])
     paths = []
     if parsed.figures is not None:
         config.check_printable([parsed.figures])
@@ -58,14 +59,14 @@ def run(parsed: argparse.Namespace) -> None:
         require(
             bool(paths), f"--open: {path.parent / results.FIGURES} has no figures; draw with --figures DIR"
         )
-    reports.print_line(console, line.strip(", "))
-    reports.print_table(console, title, header, rows)
-    for text in reports.diverged_lines(measured):
-        reports.print_line(console, text)
+    tables.print_line(console, line.strip(", "))
+    tables.print_table(console, title, header, rows)
+    for text in tables.diverged_lines(measured):
+        tables.print_line(console, text)
     for figure in paths:
-        reports.print_line(console, f"figure: {figure}")
+        tables.print_line(console, f"figure: {figure}")
         if parsed.open and not webbrowser.open(figure.resolve().as_uri()):
-            config.warn(f"nothing here opens {figure}")
+            warn(f"nothing here opens {figure}")
 
 
 def choose(measured: xr.Dataset, named: str | None) -> str:

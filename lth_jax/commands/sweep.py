@@ -15,13 +15,18 @@ import xarray as xr
 from jaxtyping import PyTree
 from rich.console import Console
 
-from lth_jax import conduct, config, data, figures, lottery, memory, processes, reports, results, ticket_files
+from lth_jax import data, levels
+from lth_jax.analysis import figures, tables, ticket_files
 from lth_jax.commands import settings, show
+from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.keys import stream
-from lth_jax.masks import path_names
-from lth_jax.progress import accuracy, reporter
-from lth_jax.sweep import Progress, blocks, sweep
+from lth_jax.runs import config, memory, processes, results
+from lth_jax.runs.execution import Execution, Work, execute
+from lth_jax.runs.progress import accuracy, reporter
+from lth_jax.runs.storage import write_text
+from lth_jax.runs.sweep import Progress, blocks, sweep
+from lth_jax.tickets.masks import path_names
 from lth_jax.training import splits
 
 HELP = "find tickets: train, prune, rewind, level after level, many seeds at once"
@@ -47,10 +52,10 @@ def add(commands: Any) -> None:
     """The subcommand and its flags."""
     parser = commands.add_parser("sweep", help=HELP, description=HELP, epilog=EXAMPLES, usage=USAGE)
     parser.add_argument("--config", metavar="FILE.toml", help="flags from a file; those given here go before")
-    config.add_flags(parser.add_argument_group("execution"), conduct.Execution)
+    add_flags(parser.add_argument_group("execution"), Execution)
     for title, names in settings.GROUPS.items():
         others = [name for name in Config.__dataclass_fields__ if name not in names]
-        config.add_flags(parser.add_argument_group(title), Config, skip=others, defaults=True)
+        add_flags(parser.add_argument_group(title), Config, skip=others, defaults=True)
     parser.set_defaults(run=run)
 
 
@@ -58,13 +63,13 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    conduct.conduct(conduct.Work(check, train, conclude), chosen, execution, folder)
+    execute(Work(check, train, conclude), chosen, execution, folder)
 
 
-def configure(parsed: argparse.Namespace) -> tuple[Config, conduct.Execution]:
+def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
     """The configuration and execution that a command line and its file ask for."""
-    parts = (Config, conduct.Execution)
-    given = config.from_toml(Path(parsed.config), *parts) if parsed.config is not None else {}
+    parts = (Config, Execution)
+    given = from_toml(Path(parsed.config), *parts) if parsed.config is not None else {}
     given |= vars(parsed)
     chosen, execution = (
         part(**{name: given[name] for name in part.__dataclass_fields__ if name in given}) for part in parts
@@ -72,7 +77,7 @@ def configure(parsed: argparse.Namespace) -> tuple[Config, conduct.Execution]:
     return chosen, execution
 
 
-def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, lottery.Plan]:
+def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, levels.Plan]:
     """The model and plan for a data set."""
     model = settings.make_model(chosen, dataset.train_images.shape[1:], dataset.classes)
     return model, settings.make_plan(chosen, model, len(dataset.train_labels))
@@ -87,17 +92,17 @@ def check(chosen: Config, dataset: data.Dataset) -> None:
         memory.check(one.params, len(chosen.seeds) * chosen.levels, "--seeds × --levels with --rewind none")
 
 
-def keep(level: lottery.Level, plan: lottery.Plan, rewinds: bool) -> dict[str, PyTree]:
+def keep(level: levels.Level, plan: levels.Plan, rewinds: bool) -> dict[str, PyTree]:
     """What is recorded of a level: what it measured, and what its tickets are made of."""
     leaves = list(zip(jax.tree.leaves(level.mask), jax.tree.leaves(plan.prunable), strict=True))
     counts = jnp.stack([jnp.sum(m, dtype=jnp.int32) for m, yes in leaves if yes])
     packed = [jnp.packbits(m.ravel()) for m, yes in leaves if yes]
-    measured = {**lottery.measurements(level), "kept_weights": counts}
+    measured = {**levels.measurements(level), "kept_weights": counts}
     trained = [] if rewinds else jax.tree.leaves(level.trained.params)
     return {"measured": measured, "masks": packed, "trained": trained}
 
 
-def train(chosen: Config, execution: conduct.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def train(chosen: Config, execution: Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume the sweep, and keep its tickets; the labelled results."""
     model, plan = prepare(chosen, dataset)
     train_split, test_split = splits(dataset)
@@ -147,7 +152,7 @@ def joined(
 def write_tickets(
     chosen: Config,
     model: settings.Model,
-    plan: lottery.Plan,
+    plan: levels.Plan,
     folder: Path,
     record: Mapping[str, PyTree],
     starts: Mapping[str, PyTree],
@@ -173,7 +178,7 @@ def drawer(model: settings.Model) -> Any:
 def labelled(
     chosen: Config,
     model: settings.Model,
-    plan: lottery.Plan,
+    plan: levels.Plan,
     dataset: data.Dataset,
     measured: Mapping[str, np.ndarray],
     seconds: float,
@@ -203,16 +208,16 @@ def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:
     paths = figures.save_all(drawn, folder / results.FIGURES)
     title, header, rows = show.make_table(measured, "test_accuracy")
     attrs = measured.attrs
-    lines = [f"# Tickets of {reports.escape(attrs['model'])} on {reports.escape(attrs['dataset'])}", ""]
-    lines += [reports.escape(reports.attributes_line(measured)), "", f"## {reports.escape(title)}", ""]
-    lines += reports.table_lines(header, rows)
-    lines += ["", *(f"* {reports.escape(line)}" for line in reports.diverged_lines(measured)), ""]
+    lines = [f"# Tickets of {tables.escape(attrs['model'])} on {tables.escape(attrs['dataset'])}", ""]
+    lines += [tables.escape(tables.attributes_line(measured)), "", f"## {tables.escape(title)}", ""]
+    lines += tables.table_lines(header, rows)
+    lines += ["", *(f"* {tables.escape(line)}" for line in tables.diverged_lines(measured)), ""]
     lines += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
     lines += ["", "## Configuration", "", "```json", json.dumps(json.loads(attrs["config"]), indent=2), "```"]
-    results.write_text(folder / results.REPORT, "\n".join(lines) + "\n")
-    reports.print_table(console, title, header, rows)
-    for line in reports.diverged_lines(measured):
-        reports.print_line(console, line)
-    reports.print_line(console, f"report: {folder / results.REPORT}")
+    write_text(folder / results.REPORT, "\n".join(lines) + "\n")
+    tables.print_table(console, title, header, rows)
+    for line in tables.diverged_lines(measured):
+        tables.print_line(console, line)
+    tables.print_line(console, f"report: {folder / results.REPORT}")
     last = f"--seed {measured['seed'].values[0]} --level {measured['level'].values[-1]}"
-    reports.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")
+    tables.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")

@@ -1,0 +1,210 @@
+"""Tickets on disk: those of a whole sweep, small; and one of them for anybody, as safetensors.
+
+``tickets.npz`` in a sweep's folder holds the masks of every seed and level, a bit a weight, and of the
+weights that they start from only what their seed cannot give again. Where drawing θ0 from the seed gives the
+same bits, its digest stands for it, and :func:`read` checks what it has drawn. θ_k, and the weights of a
+sweep that never rewinds, come from training, and are stored.
+
+An exported ticket is a safetensors file: ``params/LAYER/kernel`` the weights that training starts from, the
+pruned ones 0, ``mask/LAYER/kernel`` bools, True is kept; and a card, in its metadata and as JSON beside it.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lth_jax.errors import InputError
+from lth_jax.runs.storage import write_text, write_whole
+from lth_jax.tickets.masks import path_names
+
+TICKETS = "tickets.npz"
+HALVES = "bfloat16"
+"""In a file of tickets: the names of the arrays that are bfloat16, stored as uint16."""
+
+Flat = Mapping[str, np.ndarray]
+"""A tree's arrays by their names: ``hidden_0/kernel``."""
+
+
+class Ticket(NamedTuple):
+    """One ticket: the weights that training starts from (the pruned ones 0), the mask, and where it is from.
+
+    ``params`` and ``mask`` are trees like the module's parameters, of NumPy arrays; True is kept.
+    """
+
+    params: Any
+    mask: Any
+    card: dict[str, Any]
+
+
+class Kept(NamedTuple):
+    """What a sweep has kept of its tickets.
+
+    ``masks``: ``uint8 [level, seed, bytes]`` for each prunable parameter, from ``packbits``. ``theta0`` and
+    ``rewind_to``: ``[seed, ...]``, the second where levels after the first start, if that is not θ0.
+    ``trained``: ``[level, seed, ...]`` if they start where the level before ended, or nothing.
+    """
+
+    masks: Flat
+    theta0: Flat
+    rewind_to: Flat
+    trained: Flat
+
+
+def flat(tree: PyTree) -> dict[str, Any]:
+    """A tree's leaves by name."""
+    return {"/".join(path_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionaries that :func:`flat` was given."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *above, last = name.split("/")
+        place = tree
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = leaf
+    return tree
+
+
+def write(path: Path, seeds: Sequence[int], kept: Kept, draw: Callable[[int], Flat]) -> None:
+    """Write ``tickets.npz``.
+
+    Args:
+      path: the file.
+      seeds: in the order of the arrays.
+      kept: what the sweep has kept.
+      draw: a seed to its θ0, as :func:`read` will be given it.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    arrays = {f"shape/{name}": np.asarray(leaf.shape[1:]) for name, leaf in kept.theta0.items()}
+    arrays |= {f"mask/{name}": np.swapaxes(packed, 0, 1) for name, packed in kept.masks.items()}
+    own = [{name: leaf[place] for name, leaf in kept.theta0.items()} for place in range(len(seeds))]
+    arrays["seed"], arrays["digest"] = np.asarray(seeds), np.asarray([digest(theta0) for theta0 in own])
+    if any(digest(draw(seed)) != one for seed, one in zip(seeds, arrays["digest"], strict=True)):
+        arrays |= {f"theta0/{name}": leaf for name, leaf in kept.theta0.items()}
+    arrays |= {f"rewind_to/{name}": leaf for name, leaf in kept.rewind_to.items()}
+    arrays |= {f"trained/{name}": np.swapaxes(leaf, 0, 1) for name, leaf in kept.trained.items()}
+    halves = [name for name, leaf in arrays.items() if leaf.dtype == jnp.bfloat16]
+    arrays |= {name: arrays[name].view(np.uint16) for name in halves}  # NumPy's files do not know them
+    arrays[HALVES] = np.asarray(halves, dtype=str)
+    write_whole(path, lambda aside: np.savez_compressed(aside, **arrays))
+
+
+def digest(leaves: Flat) -> str:
+    """SHA-256 of some arrays' names and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(leaves):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(leaves[name]).tobytes())
+    return found.hexdigest()
+
+
+def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tuple[Flat, Flat]:
+    """One ticket of a sweep: the masked weights that its training started from, and its mask, by name.
+
+    Args:
+      path: ``tickets.npz``.
+      seed: its run.
+      level: its level; 0 is dense.
+      draw: a seed to its θ0.
+
+    Raises:
+      InputError: the file is missing or damaged, has no such seed or level, or ``draw`` gives other weights
+        here than it did where the sweep was made.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; only lth-jax sweep keeps its tickets")
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            stored = {name: file[name] for name in file.files}
+        seeds = stored["seed"].tolist()
+        halves = stored.pop(HALVES, np.asarray([], str)).tolist()
+        stored |= {name: stored[name].view(jnp.bfloat16) for name in halves}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    if seed not in seeds:
+        raise InputError(f"--seed {seed}: the run has {', '.join(map(str, seeds))}")
+    run, mask = seeds.index(seed), {}
+    for name, shape in _below(stored, "shape").items():
+        packed = stored.get(f"mask/{name}")
+        if packed is None:
+            mask[name] = np.ones(shape, bool)
+            continue
+        if not 0 <= level < packed.shape[1]:
+            raise InputError(f"--level {level}: the run has 0 to {packed.shape[1] - 1}")
+        bits = np.unpackbits(packed[run, level], count=int(np.prod(shape)))
+        mask[name] = bits.astype(bool).reshape(shape)
+    start = _start(stored, run, level, lambda: draw(seed), path)
+    return {name: np.where(mask[name], leaf, leaf.dtype.type(0)) for name, leaf in start.items()}, mask
+
+
+def _below(stored: Flat, kind: str) -> dict[str, np.ndarray]:
+    """The arrays of one kind, by their parameter's name."""
+    return {name.partition("/")[2]: leaf for name, leaf in stored.items() if name.startswith(f"{kind}/")}
+
+
+def _start(stored: Flat, run: int, level: int, draw: Callable[[], Flat], path: Path) -> Flat:
+    """Where a level starts, before it is masked."""
+    if level > 0 and (trained := _below(stored, "trained")):
+        return {name: leaf[run, level - 1] for name, leaf in trained.items()}
+    if level > 0 and (rewind_to := _below(stored, "rewind_to")):
+        return {name: leaf[run] for name, leaf in rewind_to.items()}
+    if theta0 := _below(stored, "theta0"):
+        return {name: leaf[run] for name, leaf in theta0.items()}
+    drawn = draw()
+    if digest(drawn) != stored["digest"][run]:
+        raise InputError(
+            f"{path}: this seed's initial weights come out different here than where the sweep was made "
+            "(its results.nc says with which versions and device); export there"
+        )
+    return drawn
+
+
+def save_ticket(path: Path, params: Flat, mask: Flat, card: Mapping[str, Any]) -> None:
+    """Write a ticket as safetensors, and its card as JSON beside it.
+
+    Raises:
+      StorageError: one of them cannot be written.
+    """
+    tensors = {f"params/{name}": np.asarray(leaf, order="C") for name, leaf in params.items()}
+    tensors |= {f"mask/{name}": np.asarray(leaf, order="C") for name, leaf in mask.items()}
+    text = json.dumps(card, indent=2)
+    content = save(tensors, metadata={"format": "np", "card": text})
+    write_whole(path, lambda aside: aside.write_bytes(content))
+    write_text(card_path(path), text + "\n")
+
+
+def card_path(path: Path) -> Path:
+    """The JSON card beside a ticket."""
+    return path.with_suffix(".json")
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """Read an exported ticket; its card comes from the same file.
+
+    >>> params, mask, card = load_ticket("ticket.safetensors")  # doctest: +SKIP
+
+    Raises:
+      InputError: it is missing, damaged, or no ticket.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            card = json.loads((file.metadata() or {})["card"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as a ticket: {' '.join(str(error).split())[:200]}") from None
+    return Ticket(nested(_below(tensors, "params")), nested(_below(tensors, "mask")), card)

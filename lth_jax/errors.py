@@ -1,0 +1,41 @@
+"""What goes wrong, in one line: the two errors that users meet, and how they are said."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """Wrong input, in one line: what was expected, what came, what to do. The command line exits with 2."""
+
+
+class StorageError(RuntimeError):
+    """A file could not be written: what is on the disk already is whole. The command line exits with 1."""
+
+
+def storage_error(path: Path, error: BaseException) -> StorageError:
+    """What kept a file from being written, in one line, whichever library met it."""
+    reason = getattr(error, "strerror", None)
+    if reason is None:  # HDF5 and TensorStore quote the system, or say only that they failed
+        known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
+        reason = next((text for text in known if text in str(error)), " ".join(str(error).split())[:200])
+    return StorageError(f"{path} cannot be written: {reason}; what was saved before it is whole")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line of error and leave: with exit code 2 for wrong input, 1 for what else went wrong."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def warn(message: str) -> None:
+    """Print one line that people should see, and go on."""
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -1,0 +1,160 @@
+"""The run axis: many runs in one compiled program, added here and nowhere else.
+
+Functions elsewhere describe one run. :func:`map_runs` gives them a leading axis *run* (seed × method × trial
+…), shards it over the devices of a mesh, and inside each device goes through it ``chunk`` runs at a time: a
+vectorised chunk as large as memory allows on a GPU or TPU, one after the other on a CPU core, whose cache
+holds one LeNet with its Adam moments and not eleven. The devices may be those of several processes, see
+:mod:`lth_jax.processes`.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from lth_jax.runs import memory, processes
+
+AXIS = "run"
+
+
+def use_host_devices(count: int | None = None) -> None:
+    """Let the CPU backend show ``count`` devices (default: one per usable core). Call before JAX starts.
+
+    Does nothing when a backend is already running, or when the user has chosen a number themselves.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    if jax.config.jax_num_cpu_devices > 0:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", count or cores)
+    except RuntimeError:  # the backend has started: keep the devices it has
+        return
+
+
+def run_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over all devices (or those given), its axis called ``run``."""
+    return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+
+
+def pad_runs(runs: PyTree, multiple: int) -> PyTree:
+    """Repeat the last run until the leading axis is a multiple of ``multiple``."""
+    count = jax.tree.leaves(runs)[0].shape[0]
+    extra = -count % multiple
+    if extra == 0:
+        return runs
+    index = np.minimum(np.arange(count + extra), count - 1)
+    return jax.tree.map(lambda leaf: leaf[index], runs)
+
+
+def map_runs(
+    function: Callable[..., PyTree],
+    mesh: Mesh | None = None,
+    chunk: int | None = None,
+    wait: Callable[[PyTree], PyTree] = jax.block_until_ready,
+) -> Callable[..., PyTree]:
+    """Turn ``function(run, *shared)`` for one run into ``mapped(runs, *shared)`` for a leading axis of runs.
+
+    Args:
+      function: pure; its first argument is one run's tree, the others are the same for every run.
+      mesh: the devices, see :func:`run_mesh`.
+      chunk: runs vectorised at a time inside one device; :func:`memory.chunk_for` when not given.
+      wait: gives back what it is given once that is computed, or raises to stop.
+
+    Returns:
+      A compiled function: ``runs`` has a leading axis on every leaf, as has the result. It is compiled once
+      per shape: levels of a sweep, whose masks are data, share one program. It returns when all devices have
+      finished. The results of a CPU's cores lie on the first of them, see :func:`at_home`; those of
+      accelerators stay where they were made, unless their number is not a multiple of the devices'.
+    """
+    mesh = mesh or run_mesh()
+    sizes: dict[int, int] = {}  # by number of runs: what is free may change, the program must not
+
+    def on_device(size: int, runs: PyTree, *shared: Any) -> PyTree:
+        share = jax.tree.leaves(runs)[0].shape[0]
+        one = lambda run: function(run, *shared)  # noqa: E731
+        return jax.lax.map(one, runs, batch_size=None if size == 1 else min(size, share))
+
+    across, everywhere = PartitionSpec(AXIS), PartitionSpec()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def sharded(size: int, runs: PyTree, *shared: Any) -> PyTree:
+        specs = (across, *(everywhere for _ in shared))
+        body = functools.partial(on_device, size)
+        return jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=across, check_vma=False)(
+            runs, *shared
+        )
+
+    def mapped(runs: PyTree, *shared: Any) -> PyTree:
+        count = jax.tree.leaves(runs)[0].shape[0]
+        # One placement at every call, or the second level would compile anew for the first one's output.
+        placed = place(pad_runs(runs, mesh.size), NamedSharding(mesh, across))
+        if count not in sizes:
+            sizes[count] = chunk or processes.smallest(memory.chunk_for(function, placed, shared, mesh))
+        result = wait(sharded(sizes[count], placed, *shared))
+        del placed  # before there is another copy
+        uneven = count % mesh.size
+        if uneven or memory.on_cpu(mesh):
+            result = at_home(result, mesh)
+        return jax.tree.map(lambda leaf: leaf[:count], result) if uneven else result
+
+    mapped.compiled = sharded  # type: ignore[attr-defined]  # for its cache size, in tests
+    return mapped
+
+
+def at_home(tree: PyTree, mesh: Mesh) -> PyTree:
+    """What is spread over the devices of a mesh, copied to its first; what other processes share stays.
+
+    Cutting, indexing or averaging runs where they lie is a collective of all devices, one for every leaf. The
+    devices of a CPU have one pool of threads, as many as there are cores, and several collectives at once can
+    take them all and wait for ever: XLA then ends the process.
+    """
+    home = mesh.devices.flat[0]
+
+    def put(leaf: Any) -> Any:
+        return jax.device_put(leaf, home) if getattr(leaf, "is_fully_addressable", True) else leaf
+
+    return jax.tree.map(put, tree)
+
+
+def replicate(tree: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """A copy of the tree on every device of the mesh, made once instead of at every call."""
+    mesh = mesh or run_mesh()
+    return place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def spread(runs: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """Runs as several processes share them: padded to the number of devices, each on its own.
+
+    What a level makes of them stays so: cutting the padding off would bring every run to every process. With
+    one process they are left as they are.
+    """
+    mesh = mesh or run_mesh()
+    if jax.process_count() == 1:
+        return runs
+    return place(pad_runs(runs, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Put arrays on devices, those of other processes too; what lies there already is not copied."""
+
+    def put(leaf: Any) -> jax.Array:
+        elsewhere = not sharding.is_fully_addressable
+        if elsewhere and getattr(leaf, "is_fully_addressable", True):
+            values = np.asarray(leaf)  # every process has all of it and keeps its part
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(put, tree)
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one structure as one tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,0 +1,111 @@
+"""From a command line's configuration to a folder of results: what an experiment and a sweep do alike.
+
+Devices, data, the run's folder and its lock, training or going on, results, and what is made of them. With
+several processes all of them train, and the first one writes and prints.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import xarray as xr
+from rich.console import Console
+
+from lth_jax import data
+from lth_jax.analysis import tables
+from lth_jax.errors import require
+from lth_jax.runs import axis, config, logs, processes, results
+from lth_jax.runs.folders import open_folder
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out; none of it changes its numbers beyond rounding."""
+
+    out: str = config.option("", "folder of the run; started again on it, a run resumes")
+    data_dir: str = config.option("", "folder with the data set's files; LTH_DATA_DIR serves too")
+    chunk: int = config.option(0, "runs vectorised inside one device; 0 chooses by device and free memory")
+    block: int = config.option(0, "runs carried from level to level together; 0 chooses by memory")
+    distributed: bool = config.option(False, "one of the processes that SLURM, Kubernetes … have started")
+    log: str = config.option("json", "log.jsonl, a line a level; or TensorBoard's scalars too", logs.KINDS)
+
+    def __post_init__(self) -> None:
+        config.check_choices(self)
+        for name in ("chunk", "block"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name} {value}: must be at least 1, or 0")
+
+
+class Work(NamedTuple):
+    """What is done in a run's folder.
+
+    ``check`` refuses a configuration that the data cannot serve; ``train`` trains or resumes and gives the
+    labelled results; ``conclude`` makes of them what people look at. A configuration without a field
+    ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``.
+    """
+
+    check: Callable[[Any, data.Dataset | None], None]
+    train: Callable[[Any, Any, Path, data.Dataset | None], xr.Dataset]
+    conclude: Callable[[xr.Dataset, Path, Console], None]
+
+
+def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
+    """Train or resume, then write results and what is made of them.
+
+    Args:
+      work: what is done.
+      settings: the run's configuration.
+      execution: how it is carried out.
+      folder: where; made if it is not there.
+
+    Returns:
+      The folder.
+    """
+    logs.check_kind(execution.log)
+    axis.use_host_devices()
+    use_cache()
+    if execution.distributed:
+        processes.join()
+    with processes.first_prints():
+        return _as_joined(work, settings, execution, folder)
+
+
+def _as_joined(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
+    """:func:`execute` once the devices are there: several processes train together, the first one writes."""
+    console = tables.console()
+    named = getattr(settings, "dataset", None)
+    dataset = data.load(named, execution.data_dir or None) if named else None
+    work.check(settings, dataset)
+    begun = dataset and {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            stack.enter_context(open_folder(folder, settings, begun))
+        stack.enter_context(logs.directed(folder, execution.log))
+        processes.barrier("folder is open")
+        origin = f"{tables.origin_of(dataset)} on {results.device_name()}\nresults in {folder}"
+        tables.print_line(console, origin)
+        measured = results.finished(folder / results.RESULTS)
+        if measured is None:
+            measured = work.train(settings, execution, folder, dataset)
+            if processes.is_first():
+                results.save(measured, folder / results.RESULTS)
+        if processes.is_first():
+            work.conclude(measured, folder, console)
+    processes.barrier("results are written")
+    return folder
+
+
+def use_cache() -> None:
+    """Keep programs that take a second or more to compile in the user's cache folder."""
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # no home, no room: compile every time
+        chosen = os.environ.get("XDG_CACHE_HOME", "")
+        folder = (Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache") / "lth_jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))

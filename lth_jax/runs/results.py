@@ -1,0 +1,171 @@
+"""Results: labelled arrays and the folder they live in.
+
+A run's folder holds ``config.json``, ``data.json``, ``log.jsonl``, ``checkpoints/``, ``results.nc`` with its
+digest, ``claims.csv``, ``report.md`` and ``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens
+with ``xarray.open_dataset`` and nothing of ours. Every file but the log appears whole or not at all: it is
+written aside and renamed.
+"""
+
+import functools
+import importlib.metadata
+import json
+import operator
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from lth_jax.errors import InputError, warn
+from lth_jax.runs import storage
+from lth_jax.runs.config import to_json
+from lth_jax.runs.storage import write_text, write_whole
+
+CONFIG, DATA, RESULTS, CLAIMS, REPORT = "config.json", "data.json", "results.nc", "claims.csv", "report.md"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
+
+
+def git_commit() -> str:
+    """The source tree's commit, ``+`` behind it if files differ from it, or ``unknown``."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no").strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def device_name() -> str:
+    """What trained: the accelerator's name, or the processor's and its number of cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{jax.device_count()} x CPU ({model})"
+
+
+def version(library: str) -> str:
+    """An installed library's version, or ``unknown``: of ours where it runs from its source."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def attributes(config: Any, **more: Any) -> dict[str, Any]:
+    """What a results file says of its origin: configuration, versions, device, commit, and ``more``."""
+    versions = {library: version(library) for library in LIBRARIES}
+    return {
+        "config": json.dumps(json.loads(to_json(config))),
+        "versions": json.dumps({**versions, "python": platform.python_version()}),
+        "device": device_name(),
+        "commit": git_commit(),
+        **more,
+    }
+
+
+def save(dataset: xr.Dataset, path: Path) -> None:
+    """Write ``results.nc``, compressed, and its digest beside it.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    encoding = {name: {"zlib": True, "complevel": 5} for name, data in dataset.data_vars.items() if data.ndim}
+
+    def write(aside: Path) -> None:
+        # Without what was remembered of files it was read from: a label's length there would cut longer ones.
+        dataset.drop_encoding().to_netcdf(aside, engine="netcdf4", encoding=encoding)
+        # The digest first: results without theirs, or with another's, are never seen.
+        path.unlink(missing_ok=True)
+        write_text(_digest_path(path), f"{storage.of_file(aside)}  {path.name}\n")
+
+    write_whole(path, write)
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read ``results.nc`` into memory.
+
+    Raises:
+      InputError: it is missing or damaged.
+    """
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if not _digest_path(path).exists():
+            warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
+        elif problem := storage.problem(path.parent, _digest_path(path).read_text(encoding="utf-8"), [path]):
+            raise InputError(f"{path} is damaged: {problem}")
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            return dataset.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as results: {error}") from None
+
+
+def finished(path: Path) -> xr.Dataset | None:
+    """The results of a run that has ended; ``None`` if it has not, or if they are damaged."""
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except InputError as error:
+        warn(f"{error}; they are made again")
+        return None
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def mark_diverged(dataset: xr.Dataset) -> xr.Dataset:
+    """Add ``diverged``: where a loss is NaN or infinite, and at the levels after it, whose masks come of it.
+
+    A network of NaN answers 0 to everything and is right about a tenth of the time: its accuracies become
+    NaN, so that no mean counts them.
+
+    Args:
+      dataset: variables called ``…_loss`` and ``…_accuracy`` that share their dimensions.
+    """
+    losses = [values for name, values in dataset.items() if str(name).endswith("_loss")]
+    diverged = ~functools.reduce(operator.and_, map(np.isfinite, losses))
+    if "level" in diverged.dims:
+        diverged = diverged.cumsum("level") > 0
+    accuracies = {name: v for name, v in dataset.items() if str(name).endswith("_accuracy")}
+    marked = {name: values.where(~diverged) for name, values in accuracies.items()}
+    return dataset.assign({**marked, "diverged": diverged})
+
+
+def diverged_runs(dataset: xr.Dataset) -> list[str]:
+    """The runs that :func:`mark_diverged` marked, by name, with the level at which it began."""
+    if "diverged" not in dataset:
+        return []
+    marks = dataset["diverged"].transpose(..., "level")
+    found = []
+    for place in zip(*np.nonzero(marks.any("level").values), strict=True):
+        run = marks[place]
+        name = " ".join(f"{dim} {run[dim].item()}" for dim in marks.dims[:-1])
+        found.append(f"{name} from level {run['level'].values[np.argmax(run.values)]}")
+    return found
+
+
+def by_label(
+    values: Mapping[str, tuple[tuple[str, ...], Any]], coordinates: Mapping[str, Any], attrs: Mapping
+) -> xr.Dataset:
+    """Arrays with named dimensions and labels as a dataset."""
+    return xr.Dataset(dict(values), coords=dict(coordinates), attrs=dict(attrs))

@@ -1,0 +1,177 @@
+"""Where a pruned network starts again: the weights' half of a ticket.
+
+Every function gives a parameter tree for a mask. What is not pruned anywhere in a leaf's layer (biases) is
+returned as it came, unless it says otherwise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lth_jax.initializers import Scheme, initialize
+from lth_jax.tickets import masks
+from lth_jax.training import Recipe, init_state, train
+from lth_jax.types import Collections, Mask, Params, PRNGKey, Shapes, Split
+
+
+def to_start(start: Params, trained: Params) -> Params:
+    """Back to the weights where training starts, θ0 or θ_k: the winning ticket's (Frankle & Carbin 2019)."""
+    return start
+
+
+def no_reset(start: Params, trained: Params) -> Params:
+    """Keep training the survivors from where they are (Han et al. 2015)."""
+    return trained
+
+
+def shuffle(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> Params:
+    """Permute each prunable leaf's kept weights among themselves: same mask, same multiset of weights.
+
+    Args:
+      key: chance.
+      mask: what is kept.
+      params: the ticket's weights.
+      of: which leaves to shuffle, from ``masks.prunable``.
+    """
+    return _per_leaf(lambda k, m, leaf: _among_kept(k, m, leaf), key, mask, params, of)
+
+
+def rearrange(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> tuple[Params, Mask]:
+    """Move each prunable leaf's weights to random places of that leaf, and its mask with them.
+
+    The ticket's structure is lost, its initial weights are not: control 2 of document 002, which moves the
+    location of a ticket's weights. :func:`shuffle` keeps the structure.
+
+    Args:
+      key: chance.
+      mask: what is kept.
+      params: the ticket's weights.
+      of: which leaves, from ``masks.prunable``.
+
+    Returns:
+      The weights and the mask after the move: the same multisets, leaf by leaf.
+    """
+    move = lambda k, _, leaf: jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)  # noqa: E731
+    # One key serves both, so each weight and its mask go the same way.
+    return _per_leaf(move, key, mask, params, of), _per_leaf(move, key, mask, mask, of)
+
+
+def fresh(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None = None) -> Params:
+    """New weights from the distribution that the first ones came from: control 1, for any mask."""
+    return initialize(key, shapes, kernels, biases)
+
+
+def at_step(
+    key: PRNGKey,
+    start: Params,
+    data: Split,
+    recipe: Recipe,
+    step: int,
+    model_key: PRNGKey | None = None,
+    collections: Collections | None = None,
+) -> Params:
+    """θ_k: the dense network after its first ``step`` iterations, to rewind to (Frankle et al. 2020).
+
+    Args:
+      key: the order of the examples, the same as when the dense network is trained whole.
+      start: θ0.
+      data: training examples.
+      recipe: network, optimizer and batch size; its number of iterations does not matter.
+      step: how many iterations; 0 gives θ0.
+      model_key: the model's own noise (dropout), the same as when the dense network is trained whole.
+      collections: the model's other variables before training, ``{}`` unless given. What becomes of them is
+        not returned: ``lottery`` starts every level with those from before training, and running averages
+        of batch statistics change no weight.
+    """
+    if step == 0:
+        return start
+    dense = masks.ones_like(start)
+    part = dataclasses.replace(recipe, steps=step, eval_every=step)
+    state = init_state(part, start, {} if collections is None else collections, dense)
+    return train(key, state, dense, data, part, model_key=model_key)[0].params
+
+
+def resample(
+    key: PRNGKey, mask: Mask, source_mask: Mask, source: Params, of: PyTree[bool], pooled: bool = False
+) -> Params:
+    """Draw every weight uniformly, with replacement, from the kept weights of a ticket (D_n, document 001).
+
+    Args:
+      key: chance.
+      mask: of the network to fill; other entries become 0.
+      source_mask: of the ticket that is drawn from.
+      source: the ticket's weights.
+      of: which leaves to fill; the others are returned as in ``source``.
+      pooled: draw from the kept weights of all these leaves together instead of each leaf's own.
+    """
+    if pooled:
+        chosen = [
+            (m.ravel(), leaf.ravel())
+            for m, leaf, yes in zip(*map(jax.tree.leaves, (source_mask, source, of)), strict=True)
+            if yes
+        ]
+        pool_mask, pool = (jnp.concatenate(column) for column in zip(*chosen, strict=True))
+        fill = lambda k, m, leaf: _draw_kept(k, pool_mask, pool, m)  # noqa: E731
+        return _per_leaf(fill, key, mask, source, of)
+    pairs = jax.tree.map(lambda m, leaf: (m, leaf), source_mask, source)
+    leaves = jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple))
+    drawn = []
+    for position, ((from_mask, leaf), m, yes) in enumerate(
+        zip(leaves, jax.tree.leaves(mask), jax.tree.leaves(of), strict=True)
+    ):
+        own_key = jax.random.fold_in(key, position)
+        drawn.append(_draw_kept(own_key, from_mask.ravel(), leaf.ravel(), m) if yes else leaf)
+    return jax.tree.unflatten(jax.tree.structure(source), drawn)
+
+
+def signed_constant(params: Params, spread: PyTree[float], of: PyTree[bool]) -> Params:
+    """Every prunable weight ← ± its layer's ``spread``, its sign kept (Zhou et al. 2019)."""
+    return jax.tree.map(lambda w, s, yes: jnp.sign(w) * s if yes else w, params, spread, of)
+
+
+def frozen(mask: Mask, params: Params, pruned: Params) -> Params:
+    """Kept weights from ``params``, pruned ones from ``pruned``, not 0 (Zhou et al. 2019, §4).
+
+    Train them from a ``training.TrainState`` made of them, not from ``training.init_state``, which sets
+    pruned weights to 0: a step moves what the mask keeps and leaves the others where they are.
+
+    Args:
+      mask: what is kept.
+      params: where kept weights start.
+      pruned: where pruned weights stay, θ0 for 'frozen at their initial values'.
+    """
+    return jax.tree.map(jnp.where, mask, params, pruned)
+
+
+def _per_leaf(function, key: PRNGKey, mask: Mask, params: PyTree, of: PyTree[bool]) -> PyTree:
+    """``function(key, mask, leaf)`` on every chosen leaf, each with its own key by position."""
+    leaves, structure = jax.tree.flatten(params)
+    chosen = zip(leaves, jax.tree.leaves(mask), jax.tree.leaves(of), strict=True)
+    return jax.tree.unflatten(
+        structure,
+        [
+            function(jax.random.fold_in(key, position), m, leaf) if yes else leaf
+            for position, (leaf, m, yes) in enumerate(chosen)
+        ],
+    )
+
+
+def _among_kept(key: PRNGKey, mask: Array, leaf: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The leaf with its kept entries in random order; pruned entries become 0."""
+    kept, flat = mask.ravel(), leaf.ravel()
+    # Kept positions first, in order; then the kept values first, in random order.
+    positions = jnp.argsort(~kept, stable=True)
+    draw = jax.random.uniform(key, flat.shape)
+    values = jnp.argsort(jnp.where(kept, draw, 2.0))
+    shuffled = jnp.zeros_like(flat).at[positions].set(flat[values])
+    return jnp.where(mask, shuffled.reshape(leaf.shape), 0)
+
+
+def _draw_kept(key: PRNGKey, pool_mask: Array, pool: Array, mask: Array) -> Float[Array, "..."]:
+    """Fill the kept entries of ``mask`` from the kept entries of ``pool``; 0 elsewhere."""
+    seen = jnp.cumsum(pool_mask, dtype=jnp.int32)
+    index = jax.random.randint(key, mask.shape, 0, seen[-1])
+    # Of the kept entries, in their order, the one with that number: found without a sort.
+    return jnp.where(mask, pool[jnp.searchsorted(seen, index + 1)], 0)

@@ -1,0 +1,127 @@
+"""Criteria: how much a weight counts, from its initial and its trained value (Zhou et al. 2019, §2 and §5).
+
+A criterion is a ``pruning.Criterion``: a function of one leaf, ``(initial, final) -> score``, whose lowest
+scored entries are pruned first. It is given to ``lottery.Plan`` or to ``pruning.scores``; a new one is a line
+in ``CRITERIA``. Only the order of the scores matters, so a criterion may return ranks.
+
+Source: *Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask* (arXiv:1905.01067). Where the paper
+leaves a choice open, the docstring says which one is made.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lth_jax.tickets.pruning import Criterion, magnitude, ordinal
+
+Leaf = Float[Array, "*shape"]
+
+
+def small_final(initial: Leaf, final: Leaf) -> Leaf:
+    """−|w_final|."""
+    return -jnp.abs(final)
+
+
+def large_init(initial: Leaf, final: Leaf) -> Leaf:
+    """|w_initial|."""
+    return jnp.abs(initial)
+
+
+def small_init(initial: Leaf, final: Leaf) -> Leaf:
+    """−|w_initial|."""
+    return -jnp.abs(initial)
+
+
+def large_init_large_final(initial: Leaf, final: Leaf) -> Leaf:
+    """Large at both ends: the smaller of the ranks of |w_initial| and of |w_final|.
+
+    The paper writes min(α|w_final|, |w_initial|) with an α for every size, chosen so that the two magnitudes
+    are cut at the same percentile. Ranks are cut so at every size.
+    """
+    return jnp.minimum(rank(jnp.abs(initial)), rank(jnp.abs(final)))
+
+
+def small_init_small_final(initial: Leaf, final: Leaf) -> Leaf:
+    """Small at both ends: the smaller of the ranks of −|w_initial| and of −|w_final|."""
+    return jnp.minimum(rank(-jnp.abs(initial)), rank(-jnp.abs(final)))
+
+
+def magnitude_increase(initial: Leaf, final: Leaf) -> Leaf:
+    """|w_final| − |w_initial|."""
+    return jnp.abs(final) - jnp.abs(initial)
+
+
+def movement(initial: Leaf, final: Leaf) -> Leaf:
+    """|w_final − w_initial|."""
+    return jnp.abs(final - initial)
+
+
+def large_final_same_sign(initial: Leaf, final: Leaf) -> Leaf:
+    """sign(w_initial) · w_final: weights that kept their sign, large ones first (document 004, §2.1).
+
+    The paper gives 0 to all weights that changed sign; here those that went farthest are pruned first.
+    """
+    return jnp.sign(initial) * final
+
+
+def large_final_diff_sign(initial: Leaf, final: Leaf) -> Leaf:
+    """−sign(w_initial) · w_final: the contrary of :func:`large_final_same_sign`."""
+    return -jnp.sign(initial) * final
+
+
+def random(initial: Leaf, final: Leaf) -> Leaf:
+    """Chance without a key: a hash of the initial weight's bits.
+
+    Every seed draws other weights, so every seed gets another random mask, in which neither magnitude nor
+    sign plays a part. Weights that are equal bit for bit score alike. The mixer is MurmurHash3's (Appleby
+    2011), whose every output bit depends on every input bit.
+    """
+    bits = jax.lax.bitcast_convert_type(initial.astype(jnp.float32), jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    return (bits ^ (bits >> 16)).astype(jnp.float32)  # which float16 could not hold
+
+
+def rank(score: Leaf) -> Leaf:
+    """0 for the lowest entry of a leaf, 1 for the next …; equals in the order of their positions."""
+    order = jnp.argsort(ordinal(score).ravel(), stable=True)
+    ranks = jnp.zeros(order.shape, score.dtype).at[order].set(jnp.arange(order.size, dtype=score.dtype))
+    return ranks.reshape(score.shape)
+
+
+def same_sign(criterion: Criterion) -> Criterion:
+    """A criterion under which weights that changed sign count less than all that did not."""
+
+    def score(initial: Leaf, final: Leaf) -> Leaf:
+        ranks = rank(criterion(initial, final))
+        return jnp.where(jnp.sign(initial) == jnp.sign(final), ranks, ranks - ranks.size)
+
+    return score
+
+
+def diff_sign(criterion: Criterion) -> Criterion:
+    """A criterion under which weights that changed sign count more than all that did not."""
+
+    def score(initial: Leaf, final: Leaf) -> Leaf:
+        ranks = rank(criterion(initial, final))
+        return jnp.where(jnp.sign(initial) == jnp.sign(final), ranks - ranks.size, ranks)
+
+    return score
+
+
+CRITERIA: dict[str, Criterion] = {
+    "large_final": magnitude,
+    "small_final": small_final,
+    "large_init": large_init,
+    "small_init": small_init,
+    "large_init_large_final": large_init_large_final,
+    "small_init_small_final": small_init_small_final,
+    "magnitude_increase": magnitude_increase,
+    "movement": movement,
+    "random": random,
+    "large_final_same_sign": large_final_same_sign,
+    "large_final_diff_sign": large_final_diff_sign,
+    "magnitude_increase_same_sign": same_sign(magnitude_increase),
+    "magnitude_increase_diff_sign": diff_sign(magnitude_increase),
+}
+"""Every criterion of the paper by its name there; those that need gradients (SNIP) are not of this kind."""
