@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from lth_jax.analysis.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
 
 MARGIN = 0.1
 """Accuracy points within which two means count as the same; below the ± that the document draws."""
@@ -20,7 +20,7 @@ HALF = ["xavier_uniform_half", "xavier_normal_half"]
 DOUBLE = ["xavier_uniform_double", "xavier_normal_double"]
 
 
-def _claim(identifier: str, text: str, published: str, kind: str, margin: float = 0.0) -> Claim:
+def _claim(identifier: str, text: str, published: str, kind: Kind, margin: float = 0.0) -> Claim:
     return Claim(identifier, "000", text, published, kind, margin)
 
 
@@ -67,7 +67,7 @@ UNSTABLE = _claim(
 
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
-    """Judge every claim that the levels and methods of these results can speak to."""
+    """Judge every claim that the levels and initializers of these results can speak to."""
     judged = []
     for split in ("test", "train"):
         family = comparisons(measured, f"{split}_accuracy")
@@ -78,17 +78,18 @@ def verdicts(measured: xr.Dataset) -> list[Verdict]:
 def comparisons(measured: xr.Dataset, variable: str) -> list[tuple[Claim, np.ndarray, np.ndarray]]:
     """Each claim with the two samples it compares, in accuracy points, paired by seed."""
     points = measured[variable] * 100
-    kept = measured["kept"].mean(["method", "seed"]).values
-    have = set(measured["method"].values.tolist())
+    kept = measured["kept"].mean(["initializer", "seed"]).values
+    have = set(measured["initializer"].values.tolist())
 
-    def sample(methods: list[str], low: float, high: float) -> np.ndarray:
+    def sample(initializers: list[str], low: float, high: float) -> np.ndarray:
         levels = np.flatnonzero((kept >= low) & (kept <= high))
-        chosen = points.sel({"method": methods}).isel(level=levels)
-        return chosen.mean(["method", "level"], skipna=False).values
+        chosen = points.sel(initializer=initializers).isel(level=levels)
+        return chosen.mean(["initializer", "level"], skipna=False).values
 
-    def spread(methods: list[str], low: float, high: float) -> np.ndarray:
-        values = points.sel({"method": methods}).isel(level=np.flatnonzero((kept >= low) & (kept <= high)))
-        return np.abs(values - values.mean("seed")).mean(["method", "level"], skipna=False).values
+    def spread(initializers: list[str], low: float, high: float) -> np.ndarray:
+        levels = np.flatnonzero((kept >= low) & (kept <= high))
+        values = points.sel(initializer=initializers).isel(level=levels)
+        return abs(values - values.mean("seed")).mean(["initializer", "level"], skipna=False).values
 
     dense, document = (0.999, 1.0), XAVIER + KAIMING
     at = {6.9: (0.066, 0.072), 5.5: (0.053, 0.058), 2.3: (0.0215, 0.0235), 1.8: (0.017, 0.019)}

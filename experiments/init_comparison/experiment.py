@@ -13,7 +13,7 @@ too, one Adam for all levels, and a reset to the framework's default draw instea
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,26 @@ import numpy as np
 import optax
 import xarray as xr
 
-from experiments import cli
-from experiments.init_comparison.claims import verdicts
-from experiments.init_comparison.report import make_table, notes
-from lth_jax import data, initializers, levels, models
-from lth_jax.analysis import figures
+from lth_jax import data, levels, models
+from lth_jax.analysis import figures, tables
 from lth_jax.errors import require
+from lth_jax.initializers import SCHEMES, Scheme, get, initialize
 from lth_jax.keys import stream
-from lth_jax.runs import results
-from lth_jax.runs.config import check_choices, check_distinct, check_limits, option
-from lth_jax.runs.sweep import Progress, blocks, sweep
-from lth_jax.tickets import masks, pruning
+from lth_jax.runs import memory, results
+from lth_jax.runs.config import check_batches, check_choices, check_distinct, check_limits, option
+from lth_jax.runs.job import Job
+from lth_jax.runs.progress import Progress
+from lth_jax.runs.sweep import sweep
+from lth_jax.tickets import masks, schedules
 from lth_jax.training import Recipe, splits
 
+SUMMARY = "E1: initializations compared for finding winning tickets (document 000)"
+DISTRIBUTED = True
 VARIANTS = ("as-described", "as-run")
-DOCUMENT_METHODS = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")
-SCALED_METHODS = tuple(
-    f"xavier_{shape}_{scale}" for shape in ("uniform", "normal") for scale in ("half", "double")
-)
-EIGHT_METHODS = DOCUMENT_METHODS + SCALED_METHODS
-AS_RUN_METHODS = (*EIGHT_METHODS, "standard_normal", "standard_uniform")
+DOCUMENT = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")
+SCALED = tuple(f"xavier_{shape}_{scale}" for shape in ("uniform", "normal") for scale in ("half", "double"))
+EIGHT = DOCUMENT + SCALED
+AS_RUN = (*EIGHT, "standard_normal", "standard_uniform")
 
 
 LIMITS = {
@@ -62,7 +62,7 @@ class Config:
 
     variant: str = option("as-described", "the text, or the program behind its curves", VARIANTS)
     dataset: str = option("mnist", "data set", data.DATASETS)
-    methods: tuple[str, ...] = option(EIGHT_METHODS, "initializations, by name", tuple(initializers.SCHEMES))
+    initializers: tuple[str, ...] = option(EIGHT, "initializations, by name", tuple(SCHEMES))
     seeds: tuple[int, ...] = option(tuple(range(42, 53)), "seeds, as 42-52 or 42,43")
     levels: int = option(20, "rounds of training and pruning; the first is dense")
     epochs_per_level: int = option(5, "epochs trained before each pruning")
@@ -73,211 +73,157 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_distinct(self, "methods", "seeds")
+        check_distinct(self, "initializers", "seeds")
         widths = ",".join(map(str, self.hidden))
         require(0 < len(self.hidden) <= 20, f"--hidden {widths}: expected 1 to 20 widths")
         check_limits(self, LIMITS)
 
 
-QUICK = {"dataset": "mnist-5k", "methods": DOCUMENT_METHODS, "epochs_per_level": 3}
+QUICK = {"dataset": "mnist-5k", "initializers": DOCUMENT, "epochs_per_level": 3}
 
 
 def presets(variant: str) -> Mapping[str, Mapping[str, Any]]:
-    """The presets of a variant: as-run's paper scale has the program's ten methods."""
-    return {"quick": QUICK, "paper": {"methods": AS_RUN_METHODS} if variant == "as-run" else {}}
+    """The presets of a variant: as-run's paper scale has the program's ten initializers."""
+    return {"quick": QUICK, "paper": {"initializers": AS_RUN} if variant == "as-run" else {}}
 
 
-def scheme(method: str, variant: str) -> initializers.Scheme:
-    """A method's distribution: the program behind the curves used Kaiming with gain √2."""
-    name = method.replace("kaiming", "he") if variant == "as-run" else method
-    return initializers.get(name)
+def scheme(initializer: str, variant: str) -> Scheme:
+    """An initializer's distribution: the program behind the curves used Kaiming with gain √2."""
+    return get(initializer.replace("kaiming", "he") if variant == "as-run" else initializer)
 
 
 def make_plan(config: Config, examples: int, image_shape: tuple[int, ...]) -> tuple[levels.Plan, Any]:
     """The plan of every level, and the network's parameter shapes."""
     as_run = config.variant == "as-run"
     activation = models.leaky_relu if as_run else jax.nn.relu
-    network = models.from_flax(models.MLP(config.hidden, activation=activation))
+    network = models.from_linen(models.MLP(config.hidden, activation=activation))
     shapes = models.parameter_shapes(network, image_shape)
     steps = config.epochs_per_level * (examples // config.batch_size)
-    recipe = Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
-    which = masks.everything if as_run else masks.is_kernel
+    prunable = masks.prunable(shapes, masks.everything if as_run else masks.is_kernel)
     plan = levels.Plan(
-        recipe,
-        rates=pruning.rates(shapes, config.rate, predicate=which),
-        prunable=masks.prunable(shapes, which),
-        carry_optimizer=as_run,
+        Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps),
+        sizes=schedules.iterative(shapes, prunable, [config.rate] * (config.levels - 1)),
+        prunable=prunable,
+        optimizer="carried" if as_run else "fresh",
     )
     return plan, shapes
 
 
-def make_run(seed: int, method: str, config: Config, plan: levels.Plan, shapes: Any) -> levels.Run:
-    """A run before level 0. Methods of one seed share the draws that their schemes scale."""
-    kernels = scheme(method, config.variant)
+def begin(seed: Any, initializer: str, config: Config, plan: levels.Plan, shapes: Any) -> levels.Run:
+    """A run before level 0. Initializers of one seed share the draws that their schemes scale."""
+    kernels = scheme(initializer, config.variant)
     if config.variant == "as-described":
-        params = initializers.initialize(stream(seed, "init"), shapes, kernels)
-        return levels.begin(seed, params, {}, plan)
-    default = initializers.get("torch_default")
-    saved = initializers.initialize(stream(seed, "default_init"), shapes, default, default)
-    tested = initializers.initialize(stream(seed, "init"), shapes, kernels)
+        return levels.begin(seed, initialize(stream(seed, "init"), shapes, kernels), {}, plan)
+    default = get("torch_default")
+    saved = initialize(stream(seed, "default_init"), shapes, default, default)
+    tested = initialize(stream(seed, "init"), shapes, kernels)
     first = {layer: {"kernel": tested[layer]["kernel"], "bias": saved[layer]["bias"]} for layer in saved}
     return levels.begin(seed, first, {}, plan, rewind_to=saved)
 
 
-def starter(config: Config, plan: levels.Plan, shapes: Any) -> Callable[..., levels.Run]:
-    """Makes runs before level 0, stacked, of (method, seed) pairs that lie method by method."""
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def drawn(methods: tuple[str, ...], seeds: Sequence[jax.Array]) -> list[levels.Run]:
-        return [
-            jax.vmap(lambda seed, m=method: make_run(seed, m, config, plan, shapes))(those)
-            for method, those in zip(methods, seeds, strict=True)
-        ]
-
-    def start(pairs: Sequence[tuple[str, int]]) -> levels.Run:
-        methods = tuple(dict.fromkeys(method for method, _ in pairs))
-        seeds = [jnp.asarray([seed for method, seed in pairs if method == m]) for m in methods]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn(methods, seeds))
-
-    return start
-
-
-def measure(level: levels.Level) -> dict[str, jax.Array]:
+def measure(outcome: levels.Outcome, plan: levels.Plan) -> dict[str, Any]:
     """What is recorded of a level: accuracy, loss, size, and how many classes no input influences."""
-    kernels = [level.mask[name]["kernel"] for name in models.MLP.layers(len(level.mask) - 1)]
+    mask = outcome.ticket.mask
+    kernels = [mask[name]["kernel"] for name in models.MLP.layers(len(mask) - 1)]
     lost = jnp.sum(~masks.reached(kernels), dtype=jnp.int32)
-    return {**levels.measurements(level), "unreached_classes": lost}
+    return {**levels.measurements(outcome, plan), "unreached_classes": lost}
 
 
-def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Records ``[level, run]`` as arrays ``[method, seed, level]``."""
-    shape = (config.levels, len(config.methods), len(config.seeds))
-    values = {
-        name: (("method", "seed", "level"), np.moveaxis(array.reshape(shape), 0, -1))
-        for name, array in record.items()
-    }
-    coordinates = {
-        "method": list(config.methods),
-        "seed": list(config.seeds),
-        "level": np.arange(config.levels),
-    }
-    return results.mark_diverged(results.by_label(values, coordinates, attrs))
+def describe(progress: Progress) -> str:
+    """A level in a line."""
+    networks, _ = progress.record
+    shown = tables.accuracy(networks["test_accuracy"][progress.level].ravel())
+    return f"kept {networks['kept'][progress.level].mean():7.2%}  test accuracy (%) {shown}"
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
     """Refuse a configuration that this data set cannot serve."""
     examples = len(dataset.train_labels)
-    require(
-        config.batch_size <= examples,
-        f"--batch-size {config.batch_size}: larger than the {examples} training examples",
-    )
-    require(
-        config.epochs_per_level * examples < 2**29,
-        f"--epochs-per-level {config.epochs_per_level}: at most {2**29 // examples} of {examples} examples",
-    )
+    check_batches(config, examples, epochs=("epochs_per_level",))
     plan, shapes = make_plan(config, examples, dataset.train_images.shape[1:])
-    pruning.check_levels(shapes, plan.rates, config.levels)
-    one = jax.eval_shape(lambda: make_run(0, config.methods[0], config, plan, shapes))
-    cli.check_memory(one, min(len(config.methods) * len(config.seeds), jax.device_count()))  # a block
+    one = jax.eval_shape(lambda: begin(0, config.initializers[0], config, plan, shapes))
+    memory.check(one, min(len(config.initializers) * len(config.seeds), jax.device_count()))  # a block
 
 
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume the sweep; the labelled results."""
     plan, shapes = make_plan(config, len(dataset.train_labels), dataset.train_images.shape[1:])
-    start = starter(config, plan, shapes)
+    make = functools.partial(begin, config=config, plan=plan, shapes=shapes)
+    draw = jax.jit(jax.vmap(make, in_axes=(0, None)), static_argnums=1)
+
+    def start(pairs: Sequence[tuple[str, int]]) -> levels.Run:
+        groups = itertools.groupby(pairs, key=lambda pair: pair[0])
+        parts = [draw(jnp.asarray([seed for _, seed in group]), name) for name, group in groups]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
     train_split, test_split = splits(dataset)
-    watch = {"train": train_split, "test": test_split}
-
-    def describe(progress: Progress) -> str:
-        accuracy = cli.accuracy(progress.record["test_accuracy"][progress.level])
-        kept = progress.record["kept"][progress.level].mean()
-        return f"kept {kept:7.2%}  test accuracy (%) {accuracy}"
-
-    pairs = list(itertools.product(config.methods, config.seeds))
-    one = jax.eval_shape(lambda: make_run(0, config.methods[0], config, plan, shapes))
-    played = []
-    for place, block in blocks(folder / results.CHECKPOINTS, pairs, one, execution.block):
-        if len(block) < len(pairs):
-            print(f"{place.name} of {len(pairs):,}", flush=True)
-        part = place.name if len(block) < len(pairs) else ""
-        names = [f"{method} seed {seed}" for method, seed in block]
-        with cli.reporter(describe, len(block) * plan.recipe.steps, part, names) as report:
-            played.append(
-                sweep(
-                    place,
-                    start(block),
-                    train_split,
-                    watch,
-                    plan,
-                    config.levels,
-                    measure,
-                    report,
-                    chunk=execution.chunk or None,
-                )[1:]
-            )
-    records, times = zip(*played, strict=True)
-    record, seconds = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *records), sum(times)
+    found = sweep(
+        job,
+        list(itertools.product(config.initializers, config.seeds)),
+        jax.eval_shape(lambda: make(0, config.initializers[0])),
+        start,
+        train_split,
+        plan,
+        describe=describe,
+        name=lambda pair: f"{pair[0]} seed {pair[1]}",
+        final={"train": train_split, "test": test_split},
+        record=functools.partial(measure, plan=plan),
+    )
     attrs = results.attributes(
         config,
         experiment="init_comparison",
-        preset=execution.preset,
+        preset=job.preset,
         variant=config.variant,
         **dataset.attributes,
-        seconds=float(seconds.sum()),
+        seconds=float(found.seconds.sum()),
         inputs=int(np.prod(dataset.train_images.shape[1:])),
         classes=dataset.classes,
     )
-    return labelled(record, config, attrs)
+    return labelled(found.networks, config, attrs)
+
+
+def labelled(record: Mapping[str, np.ndarray], config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Records ``[level, run, 1]`` as arrays ``[initializer, seed, level]``."""
+    runs = {"initializer": config.initializers, "seed": config.seeds}
+    measured = results.label(
+        {name: values[:, :, 0] for name, values in record.items()}, {"level": range(config.levels)}, runs
+    )
+    return results.mark_diverged(measured.transpose("initializer", "seed", "level")).assign_attrs(attrs)
 
 
 def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
     """The document's figures 1 to 4; 3 and 4 for test and for training accuracy."""
     config = json.loads(measured.attrs["config"])
-    methods = measured["method"].values.tolist()
-    document = [m for m in methods if m in DOCUMENT_METHODS]
-    scaled = [m for m in methods if m in SCALED_METHODS]
+    initializers = measured["initializer"].values.tolist()
+    document = [m for m in initializers if m in DOCUMENT]
+    scaled = [m for m in initializers if m in SCALED]
     inputs = int(measured.attrs["inputs"])
     widths = (inputs, *config["hidden"], int(measured.attrs["classes"]))
     layers = {f"layer {i + 1}": pair for i, pair in enumerate(itertools.pairwise(widths))}
-    schemes = {m: scheme(m, config["variant"]) for m in document or methods}
-    kept = measured["kept"].mean(["method", "seed"]).values
+    schemes = {m: scheme(m, config["variant"]) for m in document or initializers}
+    kept = measured["kept"].mean(["initializer", "seed"]).values
     drawn = {
         "figure1_densities": lambda: figures.densities(schemes, layers),
         "figure2_size": lambda: figures.size_over_epochs(kept, config["epochs_per_level"]),
     }
-    groups = {"figure3": document, "figure4": scaled, "others": set(methods) - {*document, *scaled}}
+    groups = {"figure3": document, "figure4": scaled, "others": set(initializers) - {*document, *scaled}}
     for name, group in groups.items():
-        chosen = [m for m in methods if m in group]
+        chosen = [m for m in initializers if m in group]
         for split in ("test", "train") if chosen else ():
-            drawn[f"{name}_{split}"] = lambda c=chosen, s=split: draw_accuracy(measured.sel({"method": c}), s)
+            drawn[f"{name}_{split}"] = lambda c=chosen, s=split: draw_accuracy(measured.sel(initializer=c), s)
     return figures.save_all(drawn, folder)
 
 
 def draw_accuracy(measured: xr.Dataset, split: str) -> Any:
-    """Accuracy of some methods against weights remaining, with a close-up of the upper part."""
+    """Accuracy of some initializers against weights remaining, with a close-up of the upper part."""
     figure, (whole, close) = figures.new_figure(2)
     figures.against_kept(whole, measured, f"{split}_accuracy")
     figures.against_kept(close, measured, f"{split}_accuracy")
     best = float(measured[f"{split}_accuracy"].mean("seed").max()) * 100
-    if np.isfinite(best):  # a seed of some method did not diverge
+    if np.isfinite(best):  # a seed of some initializer did not diverge
         close.set_ylim(best - 3, best + 0.5)
     for ax in (whole, close):
         ax.set_ylabel(f"{'training' if split == 'train' else split} accuracy (%), mean ± std")
     seeds, attrs = measured.sizes["seed"], measured.attrs
     figure.suptitle(f"{attrs['dataset']}, {attrs['variant']}, {seeds} seeds", fontsize=10)
     return figure
-
-
-EXPERIMENT = cli.Experiment(
-    name="init_comparison",
-    summary="E1: initializations compared for finding winning tickets (document 000)",
-    config=Config,
-    presets=presets,
-    check=check,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-    distributed=True,
-)

@@ -3,30 +3,29 @@
 import numpy as np
 import xarray as xr
 
-from experiments import cli
-from lth_jax.analysis import figures
+from lth_jax.analysis import figures, tables
 
 
 def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
-    """Test accuracy in percent, a row a level, a column a method."""
-    methods = measured["method"].values.tolist()
-    kept = measured["kept"].mean(["method", "seed"]).values
+    """Test accuracy in percent, a row a level, a column an initializer."""
+    names = measured["initializer"].values.tolist()
+    kept = measured["kept"].mean(["initializer", "seed"]).values
     rows = [
         [f"{kept[level]:.2%}"]
-        + [cli.accuracy(measured["test_accuracy"].sel({"method": m, "level": level}).values) for m in methods]
+        + [tables.accuracy(measured["test_accuracy"].sel(initializer=n, level=level).values) for n in names]
         for level in measured["level"].values
     ]
     title = f"Test accuracy (%), mean ± std over {measured.sizes['seed']} seeds"
-    return title, ["kept", *map(figures.label, methods)], rows
+    return title, ["kept", *map(figures.label, names)], rows
 
 
 def notes(measured: xr.Dataset) -> str:
     """Where erratic accuracies come from: the levels at which no kept path leads to some classes."""
     if "unreached_classes" not in measured:  # written by an earlier version
         return ""
-    lost = measured["unreached_classes"].stack(run=("method", "seed")).transpose("level", "run").values
-    accuracy = measured["test_accuracy"].stack(run=("method", "seed")).transpose("level", "run").values * 100
-    kept = measured["kept"].mean(["method", "seed"]).values
+    runs = measured.stack(run=("initializer", "seed")).transpose("level", "run")
+    lost, accuracy = runs["unreached_classes"].values, runs["test_accuracy"].values * 100
+    kept = measured["kept"].mean(["initializer", "seed"]).values
     levels, most = np.flatnonzero(lost.any(1)), lost.max()
     if not len(levels):
         return ""
@@ -47,7 +46,7 @@ def notes(measured: xr.Dataset) -> str:
         "## Classes that no input reaches",
         "",
         "A class whose output unit no path of kept weights joins to the input answers a constant. Test "
-        "accuracy (%), mean ± std (runs) of all methods' and seeds' runs by how many such classes they have, "
+        "accuracy (%), mean ± std (runs) of all runs by how many such classes they have, "
         "and the share of the runs' variance that this number explains.",
         "",
         "| " + " | ".join(header) + " |",
