@@ -31,7 +31,7 @@ def main() -> None:
         return
     if name not in EXPERIMENTS:
         fail(f"unknown experiment {name!r}; expected one of {', '.join([*EXPERIMENTS, *COMMANDS])}")
-    cli.main(importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT, arguments)
+    cli.main(cli.find(name), arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What all experiments share: their flags, and what is written at the end; the rest is in ``conduct``."""
+"""What all experiments share: their flags, and what is written at the end. See ``commands.execution`` too."""
 
 import argparse
 import functools
+import importlib
+import pkgutil
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,44 +13,25 @@ from typing import Any, NamedTuple
 import xarray as xr
 from rich.console import Console
 
-from lth_jax import data
 from lth_jax.analysis import stats, tables
 from lth_jax.commands import exits
+from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import Parser, add_flags
 from lth_jax.errors import require
-from lth_jax.runs import config, results
-from lth_jax.runs.execution import Execution, Work, execute
-from lth_jax.runs.memory import check as check_memory
-from lth_jax.runs.progress import accuracy, reporter
-from lth_jax.runs.results import finished
+from lth_jax.runs import config, job, results
+from lth_jax.runs.job import Job
 from lth_jax.runs.storage import write_text
-
-__all__ = [
-    "Execution",
-    "Experiment",
-    "accuracy",
-    "check_memory",
-    "conclude",
-    "config",
-    "default_folder",
-    "finished",
-    "main",
-    "parse",
-    "report_text",
-    "reporter",
-    "run",
-]
 
 
 @dataclass(frozen=True)
-class Execution(Execution):
+class Execution(job.Execution):
     """How an experiment is carried out: its scale, and what every run has."""
 
     preset: str = config.option("quick", "quick (embedded digits, minutes) or paper (full scale)")
 
 
 class Experiment(NamedTuple):
-    """An experiment as the command line sees it: its configuration and what is done with it.
+    """An experiment as the command line sees it: its configuration, and what is done with it.
 
     One whose configuration has no field ``dataset`` needs none, and is given ``None`` for it. ``notes`` are
     Markdown sections of the report, between its table and its claims. ``distributed`` says that ``train``
@@ -59,15 +42,41 @@ class Experiment(NamedTuple):
     name: str
     summary: str
     config: type
-    presets: Callable[[str], Mapping[str, Mapping[str, Any]]]
-    check: Callable[[Any, data.Dataset | None], None]
-    train: Callable[[Any, Execution, Path, data.Dataset | None], xr.Dataset]
+    train: Callable[[Any, Job, Any], xr.Dataset]
     claims: Callable[[xr.Dataset], list[stats.Verdict]]
     figures: Callable[[xr.Dataset, Path], list[Path]]
     table: Callable[[xr.Dataset], tuple[str, list[str], list[list[str]]]]
+    presets: Callable[[str], Mapping[str, Mapping[str, Any]]] = lambda variant: {"quick": {}, "paper": {}}
+    check: Callable[[Any, Any], None] = lambda settings, dataset: None
     notes: Callable[[xr.Dataset], str] = lambda measured: ""
     distributed: bool = False
     variant: Callable[[xr.Dataset], str] = lambda measured: str(measured.attrs.get("variant", ""))
+
+
+MODULES = ("experiment", "config", "claims", "report", "figures")
+"""Of an experiment's package, in the order in which they are searched."""
+NAMES = {
+    "summary": "SUMMARY",
+    "config": "Config",
+    "claims": "verdicts",
+    "figures": "draw_figures",
+    "table": "make_table",
+    "distributed": "DISTRIBUTED",
+}
+"""What an experiment's fields are called there, if not as here."""
+
+
+def find(name: str) -> Experiment:
+    """The experiment of a package: for each field, what the first of its modules has under the usual name."""
+    package = importlib.import_module(f"experiments.{name}")
+    there = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = [importlib.import_module(f"experiments.{name}.{m}") for m in MODULES if m in there]
+    found = {}
+    for field in Experiment._fields[1:]:
+        called = NAMES.get(field, field)
+        values = [getattr(module, called) for module in modules if hasattr(module, called)]
+        found |= {field: values[0]} if values else {}
+    return Experiment(name, **found)
 
 
 def main(experiment: Experiment, arguments: Sequence[str]) -> None:
@@ -77,7 +86,7 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> None:
     SIGTERM. After 1, 130 and 143 the same command goes on from what is saved.
     """
     again = f"to go on: {shlex.join(['python', '-m', 'experiments', experiment.name, *arguments])}"
-    with exits.explained(again):
+    with exits.exit_on_error(again):
         settings, execution = parse(experiment, arguments)
         run(experiment, settings, execution)
 

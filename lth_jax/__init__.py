@@ -1,23 +1,24 @@
-"""Lottery tickets in functional JAX: whole pruning sweeps, many seeds at once, one compiled program.
+"""Lottery-ticket sweeps over seeds and initializations as one compiled JAX program.
 
-The names below are in the order in which data flows; each module says more. Everything is written for one
-run; :mod:`lth_jax.parallel` adds the run axis.
+Functions describe one run; ``lth_jax.runs.axis`` gives them the run axis. The names below are what most
+programs need; everything else is a module away.
 """
 
-from lth_jax import data, initializers, keys, levels, models, training
-from lth_jax.analysis.ticket_files import Ticket, load_ticket
+from lth_jax import data, initializers, keys, levels, models, tasks, training
+from lth_jax.analysis.ticket_files import load_ticket
 from lth_jax.find import Tickets, find_tickets
 from lth_jax.keys import stream
-from lth_jax.levels import Level, Plan, Run, begin, play, play_level
-from lth_jax.models import MLP, Network, from_flax, parameter_shapes
+from lth_jax.levels import Plan, Run, Ticket, begin
+from lth_jax.models import MLP, Network, from_flax, from_linen, from_nnx, parameter_shapes
 from lth_jax.runs import axis
-from lth_jax.tickets import masks, pruning, rewinding
+from lth_jax.runs.sweep import run_levels
+from lth_jax.tasks import Task
+from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
 from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
 from lth_jax.types import Mask, Metrics, Params, Split
 
 __all__ = [
     "MLP",
-    "Level",
     "Mask",
     "Metrics",
     "Network",
@@ -26,6 +27,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Split",
+    "Task",
     "Ticket",
     "Tickets",
     "TrainState",
@@ -35,6 +37,8 @@ __all__ = [
     "evaluate",
     "find_tickets",
     "from_flax",
+    "from_linen",
+    "from_nnx",
     "initializers",
     "keys",
     "levels",
@@ -42,12 +46,14 @@ __all__ = [
     "masks",
     "models",
     "parameter_shapes",
-    "play",
-    "play_level",
     "pruning",
     "rewinding",
+    "run_levels",
+    "schedules",
+    "scores",
     "splits",
     "stream",
+    "tasks",
     "train",
     "train_step",
     "training",

@@ -1,10 +1,11 @@
 """What goes wrong, in one line: the two errors that users meet, and how they are said."""
 
 import errno
+import operator
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -39,3 +40,23 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def warn(message: str) -> None:
     """Print one line that people should see, and go on."""
     print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A number that is whole and at least ``least``: 2, ``np.int64(2)`` and 2.0 are.
+
+    Raises:
+      InputError: it is not.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        whole = (
+            not isinstance(value, str | bytes)
+            and getattr(value, "ndim", 0) == 0
+            and hasattr(value, "__float__")
+        )
+        require(whole and float(value).is_integer(), f"{name} {value}: expected a whole number")
+        number = int(value)
+    require(number >= least, f"{name} {value}: expected at least {least}")
+    return number

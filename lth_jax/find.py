@@ -3,140 +3,234 @@
 :func:`find_tickets` composes what the other modules offer; read it as an example of how to do so.
 """
 
-import operator
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import xarray as xr
+from jaxtyping import PyTree
 
-from lth_jax import levels, models
-from lth_jax.errors import require
+from lth_jax import models, search
+from lth_jax.analysis import records
+from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
-from lth_jax.runs.results import mark_diverged
-from lth_jax.tickets import masks, pruning
+from lth_jax.levels import Run
+from lth_jax.runs import checks, processes
+from lth_jax.runs.folders import open_folder
+from lth_jax.runs.job import Execution, Job
+from lth_jax.runs.sweep import nothing, sweep
+from lth_jax.search import Choices
+from lth_jax.tasks import Task, classification
+from lth_jax.tickets import masks, scores
 from lth_jax.tickets.masks import Predicate, is_kernel
-from lth_jax.training import Recipe
-from lth_jax.types import Collections, Mask, Params, PRNGKey, Split
+from lth_jax.training import Observer, TrainState, examples_of
+from lth_jax.types import Collections, Mask, Params, PRNGKey, Whole
 
 
 class Tickets(NamedTuple):
     """Winning-ticket candidates of several seeds: ``start`` at ``masks`` is what one trains.
 
-    Every leaf of ``start`` and ``collections`` has a leading axis *seed*; every leaf of ``masks`` has leading
-    axes *level* and *seed*. ``results`` has dims ``seed, level``: ``test_accuracy``, ``kept`` and so on;
-    ``diverged`` is True where a loss is NaN or infinite and at the levels after it, accuracies there are NaN.
+    Every leaf of ``start`` and ``collections`` has a leading axis *seed*: where level 0 starts. So has every
+    leaf of ``rewind_to``: where the tickets after it start, the same weights where they are θ0. Every leaf of
+    ``masks`` has leading axes *level* and *seed*; those of ``weights`` (parameters and collections after
+    training, ``{}`` unless they are kept) *kept level*, *seed* and *network*, the ticket first, then its
+    controls. ``results`` has dims ``seed, level``, with controls ``network`` before them: ``test_accuracy``,
+    ``kept`` and so on; ``diverged`` is True where a loss is NaN or infinite and at the levels after it,
+    accuracies there are NaN.
     """
 
     start: Params
     collections: Collections
+    rewind_to: Params
     masks: Mask
     results: xr.Dataset
+    weights: Any
+    kept_levels: Sequence[int]
 
     def ticket(self, seed: int, level: int) -> tuple[Params, Mask]:
-        """The masked initial weights, and the mask, that one seed had at one level.
+        """The masked weights that training started from, and the mask, of one seed at one level.
 
         Raises:
-          ValueError: there is no such seed or level.
+          ValueError: there is no such seed or level, or the level started from weights that are not kept.
         """
+        index = self._place(seed, level)
+        mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[level, index]), self.masks)
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.rewind_to if level else self.start)
+        if self.results.attrs["rewinds"] == "no" and level > 0:
+            start = self.trained(seed, level - 1).params
+        return masks.apply(mask, start), mask
+
+    def trained(self, seed: int, level: int, network: str = "ticket") -> TrainState:
+        """One network after its training: parameters and collections, for ``evaluate``.
+
+        Args:
+          seed: of its run.
+          level: one of ``kept_levels``.
+          network: ``ticket``, or a control's name.
+
+        Raises:
+          ValueError: there is no such seed, level or network, or the level's weights are not kept.
+        """
+        index, known = self._place(seed, level), self.results.attrs["networks"].split(",")
+        kept = list(self.kept_levels)
+        require(level in kept, f"level {level}: weights are kept of {kept or 'none'}; say keep_weights")
+        require(network in known, f"network {network!r}: expected one of {', '.join(known)}")
+        place = (kept.index(level), index, known.index(network))
+        params, collections = jax.tree.map(lambda leaf: jnp.asarray(leaf[place]), self.weights)
+        return TrainState(params, collections, ())
+
+    def _place(self, seed: int, level: int) -> int:
         seeds, levels = self.results["seed"].values.tolist(), self.results.sizes["level"]
         require(seed in seeds, f"seed {seed}: expected one of {', '.join(map(str, seeds))}")
         require(0 <= level < levels, f"level {level}: expected 0 to {levels - 1}")
-        index = seeds.index(seed)
-        mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[level, index]), self.masks)
-        return masks.apply(mask, jax.tree.map(lambda leaf: leaf[index], self.start)), mask
+        return seeds.index(seed)
 
 
 def find_tickets(
-    module: nn.Module,
+    model: Any,
     optimizer: optax.GradientTransformation,
-    data: Split,
-    test: Split,
+    data: PyTree,
+    test: PyTree,
     seeds: Sequence[int] = tuple(range(42, 53)),
-    levels: int = 10,
-    epochs: int = 5,
-    batch_size: int = 60,
-    rate: float = 0.2,
-    layers: Mapping[str, float] | None = None,
+    levels: Whole = 10,
+    epochs: Whole = 5,
+    batch_size: Whole = 60,
+    rate: float | Sequence[float] = 0.2,
+    layers: Mapping[str, float | int] | None = None,
     scope: str = "layer",
     prunable: Predicate = is_kernel,
     initializer: Scheme | None = None,
+    *,
+    task: Task | None = None,
+    score: scores.Score = scores.magnitude,
+    score_batch: Whole = 0,
+    one_shot: bool = False,
+    density: float | None = None,
+    rewind: Whole | str = 0,
+    rewind_schedule: Literal["kept", "restarted"] = "kept",
+    rewind_optimizer: Literal["fresh", "carried", "rewound"] = "fresh",
+    controls: Sequence[str] = (),
+    eval_every: Whole = 0,
+    validation: PyTree | None = None,
+    observe: Mapping[str, Observer] | None = None,
+    keep_weights: bool | Sequence[int] = False,
+    folder: str | Path | None = None,
 ) -> Tickets:
-    """Iterative magnitude pruning with rewinding to θ0 (Frankle & Carbin 2019), all seeds at once.
+    """Iterative magnitude pruning with rewinding (Frankle & Carbin 2019), all seeds at once.
 
     Args:
-      module: maps float images ``[batch, height, width, channels]`` in [0, 1] to logits; batch statistics and
-        dropout are looked after, see ``models.from_flax``.
-      optimizer: fresh at every level.
-      data: training examples: uint8 images ``[n, height, width, channels]``, int32 labels ``[n]``.
+      model: a linen module, ``from_nnx(lambda rngs: Net(rngs=rngs))``, or a pair of functions ``(init,
+        apply)``; batch statistics and dropout are looked after, see ``models``.
+      optimizer: of Optax, fresh at every level.
+      data: training examples, what the task takes: for ``classification`` a pair, uint8 images ``[n, height,
+        width, channels]`` (or floats, or tokens) and int32 labels ``[n]``.
       test: evaluated at the end of every level.
       seeds: one independent run each; whole numbers below 2³¹, none twice.
       levels: rounds of training and pruning; level 0 is dense.
       epochs: trained at each level.
       batch_size: examples per step.
-      rate: fraction of the survivors pruned after each level, see ``pruning.rates``.
-      layers: other rates for some layers, by name.
+      rate: fraction of the survivors pruned after each level, or a list with one for each level but the last.
+      layers: other rates for some layers, by path: ``{"Block_1/Dense_0": 0.1}``; 0 spares a layer.
       scope: rank weights inside each ``layer`` or ``global``ly.
       prunable: which parameters, by path and leaf; kernels by default.
       initializer: draws the kernels, biases 0; the module's own initializers when not given. Kernels are
         taken for ``[*window, in, out]``, which attention's are not.
+      task: what is learned, see ``tasks.Task``; classification when not given.
+      score: what the ranking goes by, see ``tickets.scores``.
+      score_batch: training examples, drawn anew at each level, whose loss the score may ask for.
+      one_shot: cut every level out of the dense network, which is trained once.
+      density: the fraction that the last level keeps, exactly, instead of ``rate``.
+      rewind: where levels after the first start: 0 at θ0, ``k`` where the dense network is after k
+        iterations, ``"none"`` where the level before ended, ``"lr:k"`` there with the schedule at k.
+      rewind_schedule: with ``k``, train from it to the level's last iteration (``kept``), or a whole level
+        (``restarted``), see ``search.Choices``.
+      rewind_optimizer: the optimizer's state after the first level: ``fresh``, ``carried``, ``rewound``.
+      controls: networks trained beside each ticket: ``reinit``, ``shuffle``, ``rearrange``, ``random_mask``.
+      eval_every: iterations between two evaluations within a level, for curves; 0 is none.
+      validation: examples whose least loss says when to stop: ``early_stop_iteration`` in the results.
+      observe: functions of the training state, by name; what they give joins the curves.
+      keep_weights: whether trained weights are kept, or of which levels.
+      folder: saves after every level and goes on from there when called again; prints a line a level.
 
     Returns:
-      Initial weights, the masks of every level, and labelled results.
+      Where tickets start, the masks of every level, labelled results, and the weights that are kept.
 
     Raises:
       ValueError: an impossible seed, number, rate or scope, a layer that would lose its last weight, or a
         module without prunable parameters.
     """
-    require(scope in pruning.SCOPES, f"unknown scope {scope!r}; expected one of {', '.join(pruning.SCOPES)}")
-    seeds = _whole_numbers(seeds)
-    for name, value in {"levels": levels, "epochs": epochs, "batch_size": batch_size}.items():
-        require(value >= 1, f"{name} {value}: expected at least 1")
-    examples = len(data.labels)
-    require(batch_size <= examples, f"batch_size {batch_size}: larger than the {examples} training examples")
-    network = models.from_flax(module)
-    sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
+    seeds = search.seed_numbers(seeds)
+    numbers = {"levels": levels, "epochs": epochs, "batch_size": batch_size}
+    levels, epochs, batch_size = (whole_number(name, value) for name, value in numbers.items())
+    eval_every = whole_number("eval_every", eval_every, 0)
+    score_batch = whole_number("score_batch", score_batch, 0)
+    rewind = rewind if isinstance(rewind, str) else whole_number("rewind", rewind, 0)
+    network = models.as_network(model)
+    task = task or classification()
+    data, test, validation = jax.tree.map(jnp.asarray, (data, test, validation))
+    given = {"training": data, "test": test} | ({} if validation is None else {"validation": validation})
+    for name, split in given.items():
+        checks.check_data(name, split, task)
+    sample = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), data)
 
     def initial(key: PRNGKey) -> tuple[Params, Collections]:
-        params, collections = network.init(key, sample)
+        params, collections = network.init(key, task.inputs(None, sample))
         return (params if initializer is None else initialize(key, params, initializer)), collections
 
-    shapes, _ = jax.eval_shape(initial, jax.random.key(0))
-    steps = epochs * (examples // batch_size)
-    plan = levels.Plan(
-        Recipe(network, optimizer, batch_size, steps, steps),
-        rates=pruning.rates(shapes, rate, layers, prunable),
-        prunable=masks.prunable(shapes, prunable),
-        scope=scope,
+    choices = Choices(
+        levels, epochs, batch_size, rate, dict(layers or {}), scope, one_shot, density, rewind,
+        rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prunable,
+    )  # fmt: skip
+    found = search.prepare(network, optimizer, examples_of(data), initial, choices, task)
+    plan, watched = found.plan, {"test": test} | ({} if validation is None else {"validation": validation})
+    resets = search.rewind_step(rewind)[0] == "weights"
+    kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
+    for level in kept_levels:
+        require(0 <= level < levels, f"keep_weights {level}: expected levels from 0 to {levels - 1}")
+    begun: list[Run] = []
+
+    def begin(block: Sequence[int]) -> Run:
+        begun.append(search.start_runs(found, block, data))
+        return begun[-1]
+
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(processes.first_prints())
+            identity = search.identify(found, seeds, data, watched, observe, kept_levels)
+            if processes.is_first():
+                stack.enter_context(open_folder(Path(folder), identity))
+            processes.barrier("folder is open")
+        swept = sweep(
+            None if folder is None else Job(Path(folder), Execution()),
+            seeds,
+            jax.eval_shape(lambda: found.begin(0)),
+            begin,
+            data,
+            plan,
+            describe=records.describe,
+            keep=(lambda runs, trained: (trained.params, trained.collections)) if kept_levels else nothing,
+            keep_levels=kept_levels,
+            watch=watched if eval_every else {},
+            final={"train": data} | ({} if eval_every else watched),
+            observe=observe,
+            record=lambda outcome: records.record(outcome, plan),
+            inspect=lambda run: records.packed_masks(run, plan),
+        )
+    numbers = jnp.asarray(seeds, jnp.int32)
+    start, collections = jax.jit(jax.vmap(lambda seed: initial(stream(seed, "init"))))(numbers)
+    rewind_to = jax.tree.map(lambda *parts: jnp.concatenate(parts), *[run.rewind_to.params for run in begun])
+    attrs = {"networks": ",".join(plan.networks), "rewinds": "yes" if resets else "no"}
+    return Tickets(
+        start=start,
+        collections=collections,
+        rewind_to=rewind_to,
+        masks=records.unpacked(swept.inspected, found.shapes, plan.prunable),
+        results=records.labelled(found.plan, found.shapes, swept, seeds, attrs),
+        weights=swept.kept,
+        kept_levels=tuple(kept_levels),
     )
-    pruning.check_scope(shapes, plan.rates, scope, levels)
-    begin = jax.vmap(lambda seed: levels.begin(seed, *initial(stream(seed, "init")), plan))
-    runs = jax.jit(begin)(jnp.asarray(seeds, jnp.int32))  # op by op, a module's init compiles for long
-    played = levels.play(runs, data, {"train": data, "test": test}, plan, levels, select=_record)
-    recorded = [jax.tree.map(np.asarray, kept) for _, kept in played]
-    mask, record = jax.tree.map(lambda *leaves: np.stack(leaves), *recorded)
-    values = {name: (("seed", "level"), array.T) for name, array in record.items()}
-    labelled = mark_diverged(xr.Dataset(values, {"seed": seeds, "level": np.arange(levels)}))
-    return Tickets(runs.params, runs.collections, mask, labelled)
-
-
-def _whole_numbers(seeds: Sequence[int]) -> list[int]:
-    """The seeds, if each can name a run's random streams."""
-    try:
-        numbers = [operator.index(seed) for seed in seeds]
-    except TypeError as error:
-        raise ValueError(f"seeds {seeds}: {error}") from None
-    fits = all(-(2**31) <= number < 2**31 for number in numbers)
-    distinct = len(set(numbers)) == len(numbers) > 0
-    require(fits and distinct, f"seeds {seeds}: expected whole numbers below 2³¹, at least one, none twice")
-    return numbers
-
-
-def _record(level: levels.Level) -> tuple[Mask, dict[str, jax.Array]]:
-    """A level's mask and measurements."""
-    return level.mask, levels.measurements(level)

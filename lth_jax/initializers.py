@@ -193,31 +193,60 @@ def _positive(text: str, name: str) -> float:
 
 
 def initialize(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None = None) -> Params:
-    """Draw a parameter tree: kernels from one scheme, biases 0 or from another with their kernel's fans.
+    """Draw a parameter tree: kernels from one scheme, their biases 0 or from another with the kernel's fans.
 
     Args:
       key: the run's initialization key; every leaf gets its own by position.
-      shapes: the parameters' tree, or its ``ShapeDtypeStruct``s: what is called ``kernel`` is drawn from
-        ``kernels``, what is called ``bias`` is 0 or drawn from ``biases``.
+      shapes: the parameters as their module has drawn them, or their ``ShapeDtypeStruct``s. What is called
+        ``kernel`` is drawn from ``kernels``, a ``bias`` beside it is 0 or drawn from ``biases``. All else
+        (norm layers, embeddings) has no rule, see :func:`without_rule`, and stays as the module has drawn it.
       kernels: the kernels' scheme.
       biases: the biases' scheme; ``None`` starts them at 0.
 
     Raises:
-      ValueError: a leaf is neither a kernel nor a bias; initialize such a module by its own ``init``.
+      ValueError: a leaf without a rule, of which there is only a shape.
     """
     leaves, structure = jax.tree.flatten_with_path(shapes)
-    kernel_shapes = {path_names(path)[:-1]: leaf.shape for path, leaf in leaves if leaf.ndim >= 2}
+    kernel_fans = _kernel_fans(leaves)
     drawn = []
     for position, (path, leaf) in enumerate(leaves):
         *layer, kind = path_names(path)
-        own_key = jax.random.fold_in(key, position)
-        if kind == "kernel":
-            drawn.append(draw(kernels, own_key, leaf.shape, fans(leaf.shape), leaf.dtype))
-        elif kind == "bias" and biases is None:
+        fan, own_key = kernel_fans.get(tuple(layer)), jax.random.fold_in(key, position)
+        if fan is not None and kind == "kernel":
+            drawn.append(draw(kernels, own_key, leaf.shape, fan, leaf.dtype))
+        elif fan is not None and kind == "bias" and biases is None:
             drawn.append(jnp.zeros(leaf.shape, leaf.dtype))
-        elif kind == "bias" and tuple(layer) in kernel_shapes:
-            fan = fans(kernel_shapes[tuple(layer)])
+        elif fan is not None and kind == "bias" and biases is not None:
             drawn.append(draw(biases, own_key, leaf.shape, fan, leaf.dtype))
+        elif isinstance(leaf, jax.Array):
+            drawn.append(leaf)
         else:
             raise ValueError(f"{'/'.join((*layer, kind))} is neither a kernel nor a kernel's bias")
     return jax.tree.unflatten(structure, drawn)
+
+
+def without_rule(shapes: Shapes) -> list[str]:
+    """The parameters that :func:`initialize` leaves as drawn: neither kernels nor their biases."""
+    leaves = jax.tree.leaves_with_path(shapes)
+    fans_of, names = _kernel_fans(leaves), [path_names(path) for path, _ in leaves]
+    return ["/".join(n) for n in names if n[:-1] not in fans_of or n[-1] not in ("kernel", "bias")]
+
+
+ATTENTION = ("query", "key", "value")
+"""Layers whose kernels are ``[in, heads, dim]``; those of ``out`` are ``[heads, dim, out]``."""
+
+
+def _kernel_fans(leaves: Sequence[tuple[Any, Any]]) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Fan-in and fan-out of every layer that has a kernel, by its path."""
+    found = {}
+    for path, leaf in leaves:
+        *layer, kind = path_names(path)
+        if kind != "kernel" or leaf.ndim < 2:
+            continue
+        shape = tuple(leaf.shape)
+        if leaf.ndim == 3 and layer and layer[-1] in ATTENTION:
+            shape = (shape[0], shape[1] * shape[2])
+        elif leaf.ndim == 3 and layer and layer[-1] == "out":
+            shape = (shape[0] * shape[1], shape[2])
+        found[tuple(layer)] = fans(shape)
+    return found

@@ -9,8 +9,11 @@ from jaxtyping import Array, Int
 
 from lth_jax.types import PRNGKey
 
-STREAMS = ("init", "order", "model", "default_init", "reinit", "shuffle", "mask", "sample")
+STREAMS = ("init", "order", "model", "default_init", "reinit", "shuffle", "mask", "sample", "score")
 """Names of the streams. Their position is part of every published number: append, never reorder."""
+
+IMPLEMENTATION = "threefry2x32"
+"""Of the keys, whatever ``JAX_DEFAULT_PRNG_IMPL`` says: others let a draw depend on the runs beside it."""
 
 
 def stream(seed: int | Int[Array, ""], name: str, *indices: int | Int[Array, ""]) -> PRNGKey:
@@ -29,7 +32,7 @@ def stream(seed: int | Int[Array, ""], name: str, *indices: int | Int[Array, ""]
     """
     if name not in STREAMS:
         raise ValueError(f"unknown random stream {name!r}; expected one of {', '.join(STREAMS)}")
-    key = jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))
+    key = jax.random.fold_in(jax.random.key(seed, impl=IMPLEMENTATION), STREAMS.index(name))
     for index in indices:
         key = jax.random.fold_in(key, index)
     return key

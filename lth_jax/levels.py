@@ -1,76 +1,125 @@
-"""The lottery: train, prune, rewind, and again.
+"""A level of one run: its ticket and the controls beside it, their training, and the way to the next level.
 
 One *level* trains a masked network, prunes it and rewinds it (Frankle & Carbin 2019, §2). Level 0 is dense.
-:func:`play_level` is one level of one run, a pure function; :func:`play` is the loop over levels for many
-runs at once. Masks are data, so every level runs the same compiled program.
+A *run* is one seed's way through the levels. At each of them it branches: the ticket itself, and *controls*
+that differ from it in one thing (fresh weights, another mask …), so that a difference between them is that
+thing's. Only the ticket is pruned and goes on.
+
+Everything here is a pure function of one run; ``runs.sweep`` takes many of them through all levels. Masks are
+data and sizes are known beforehand, so every level is the same compiled program, and pruning step by step or
+in one shot are too: one ranks the survivors by their weights at the end of the level, the other ranks all
+weights by those at the end of the dense level.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from lth_jax import checks
 from lth_jax.keys import stream
-from lth_jax.runs import axis, processes
-from lth_jax.tickets import masks, pruning, rewinding
-from lth_jax.training import Curves, Recipe, TrainState, init_state, train
-from lth_jax.types import Collections, Mask, Params, Split
+from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
+from lth_jax.training import (
+    Curves,
+    Observer,
+    Recipe,
+    TrainState,
+    at_evaluation,
+    evaluation,
+    examples_of,
+    train,
+)
+from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Scores
+
+STATE_KEY = 2**31 - 3
+"""Tells the keys in an optimizer's state from those of the steps."""
+
+
+class Ticket(NamedTuple):
+    """Where a training starts: weights before masking, what is kept of them, the model's other variables."""
+
+    params: Params
+    mask: Mask
+    collections: Collections
 
 
 class Run(NamedTuple):
     """One run between two levels: everything the next level needs, so it is also what a checkpoint holds."""
 
-    seed: Int[Array, ""]
-    level: Int[Array, ""]
-    params: Params  # where the level in hand starts, before masking
-    rewind_to: Params  # θ0: where the levels after it start
-    mask: Mask
-    collections: Collections
-    opt_state: optax.OptState  # as the level before left it; used only where the plan carries it
+    seed: Int[Array, "*runs"]
+    level: Int[Array, "*runs"]
+    ticket: Ticket  # of the level in hand
+    opt_state: optax.OptState  # that it begins with; {} where every level's is fresh
+    rewind_to: TrainState  # θ0 or θ_k, where the levels after the first start
+    scores: Scores  # the dense network's, which one-shot pruning goes by; {} where pruning is step by step
+    extras: dict[str, PyTree]  # what else a control needs, by name
 
 
-class Level(NamedTuple):
-    """What one level leaves behind, measured before it is pruned."""
+class Start(NamedTuple):
+    """One network about to be trained: a ticket or a control of it."""
 
-    curves: Curves
-    kept: Float[Array, ""]  # fraction of the prunable weights during this level
-    kept_counts: PyTree[Int[Array, ""]]
+    seed: Int[Array, "*runs"]
+    level: Int[Array, "*runs"]
+    ticket: Ticket
+    opt_state: optax.OptState  # {}: fresh
+    stop: Any  # the iteration at which this network stops; {}: the last
+
+
+class Outcome(NamedTuple):
+    """What one level makes of one network, measured before it is pruned."""
+
+    ticket: Ticket
     trained: TrainState
-    mask: Mask
+    curves: Curves
+    measured: dict[str, Metrics]  # of each split, after training
 
 
-def measurements(level: Level) -> dict[str, Float[Array, ""]]:
-    """A level's last evaluation and size, by the names they have in results: ``test_accuracy``, ``kept`` …"""
-    watched = {
-        f"{split}_{name}": values[-1]
-        for split, metrics in level.curves.watched.items()
-        for name, values in metrics._asdict().items()
-    }
-    return {**watched, "kept": level.kept}
+Control = Callable[[Run], Ticket]
+"""A control: from a run to the network that is trained beside its ticket."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What happens at every level.
 
-    ``rates`` and ``prunable`` are trees with the parameters' structure (see ``pruning.rates`` and
-    ``masks.prunable``). ``carry_optimizer`` lets one optimizer live through all levels instead of a fresh
-    one at each. ``rewind(start, trained)`` gives the weights the next level starts from.
+    Attributes:
+      recipe: how each network is trained.
+      sizes: how many weights each level keeps, ranked how, see ``tickets.schedules``.
+      prunable: which leaves count as weights, from ``masks.prunable``.
+      score: what the ranking goes by.
+      score_batch: training examples whose loss a score may ask for; 0 for scores that ask for none.
+      rewind: the weights that the next level starts from, from those of the start and the trained ones.
+      first: iterations that lie behind every level's start: its training goes from there to the recipe's
+        last, and so does its learning-rate schedule.
+      optimizer: what levels after the first begin with: a ``fresh`` state, the one ``carried`` over from the
+        level before, or the one that was there at the start, ``rewound``.
+      collections: likewise the model's other variables: those of the ``start``, or as ``trained``.
+      controls: by name; all are trained beside the ticket, in the same order of examples.
     """
 
     recipe: Recipe
-    rates: PyTree[float]
+    sizes: schedules.Sizes
     prunable: PyTree[bool]
-    scope: str = "layer"
-    criterion: pruning.Criterion = pruning.magnitude
-    rewind: Callable[[Params, Params], Params] = rewinding.to_start
-    carry_optimizer: bool = False
+    score: scores.Score = scores.magnitude
+    score_batch: int = 0
+    rewind: rewinding.Rewind = rewinding.to_start
+    first: int = 0
+    optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
+    collections: Literal["start", "trained"] = "start"
+    controls: Mapping[str, Control] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of what is trained at each level of a run: the ticket, then its controls."""
+        return ["ticket", *self.controls]
+
+    @property
+    def keeps_optimizer(self) -> bool:
+        """Whether a run carries the state that its next level's optimizer begins with."""
+        return self.optimizer != "fresh" or self.first > 0
 
 
 def begin(
@@ -79,99 +128,163 @@ def begin(
     collections: Collections,
     plan: Plan,
     rewind_to: Params | None = None,
+    opt_state: optax.OptState | None = None,
+    extras: Mapping[str, PyTree] | None = None,
 ) -> Run:
-    """A run before level 0: dense, its optimizer fresh.
+    """A run before level 0: dense.
 
     Args:
       seed: names the run's random streams.
-      params: the initial weights.
-      collections: the model's other variables, ``{}`` if none.
+      params: the initial weights; with ``plan.first`` those after that many iterations.
+      collections: the model's other variables, ``{}`` if none, likewise.
       plan: what its levels will be.
       rewind_to: the weights that later levels start from; ``params`` unless given.
+      opt_state: the optimizer's state that belongs to ``params``; a fresh one unless given.
+      extras: what controls need beside the run.
     """
+    opt_state = plan.recipe.optimizer.init(params) if opt_state is None else opt_state
+    start = TrainState(
+        params if rewind_to is None else rewind_to,
+        collections if plan.collections == "start" else {},
+        opt_state if plan.optimizer == "rewound" else {},
+    )
     return Run(
         seed=jnp.asarray(seed, jnp.int32),
         level=jnp.asarray(0, jnp.int32),
-        params=params,
-        rewind_to=params if rewind_to is None else rewind_to,
-        mask=masks.ones_like(params),
-        collections=collections,
-        opt_state=plan.recipe.optimizer.init(params),
+        ticket=Ticket(params, masks.ones_like(params), collections),
+        opt_state=opt_state if plan.keeps_optimizer else {},
+        rewind_to=start,
+        scores=jax.tree.map(jnp.zeros_like, params) if plan.sizes.one_shot else {},
+        extras=dict(extras or {}),
     )
 
 
-def play_level(run: Run, data: Split, watch: Mapping[str, Split], plan: Plan) -> tuple[Run, Level]:
-    """Train one run at its present mask, then prune and rewind it.
+def branch(run: Run, plan: Plan) -> list[Start]:
+    """The networks of one level of one run: its ticket first, then the controls in their order."""
+    tickets = [run.ticket, *(control(run) for control in plan.controls.values())]
+    return [Start(run.seed, run.level, ticket, run.opt_state, {}) for ticket in tickets]
+
+
+def train_network(
+    start: Start,
+    data: PyTree,
+    watch: Mapping[str, PyTree],
+    recipe: Recipe,
+    observe: Mapping[str, Observer] | None = None,
+    final: Mapping[str, PyTree] | None = None,
+    **options: Any,
+) -> Outcome:
+    """Train one network; those of one seed and level see the examples in one order.
 
     Args:
-      run: the run so far.
+      start: where, and up to which iteration.
       data: training examples.
-      watch: splits to evaluate during training, by name.
-      plan: recipe, rates, scope, criterion, rewinding.
-
-    Returns:
-      The run at the start of the next level, and what this level measured.
+      watch: splits to evaluate while it trains, by name, see ``Recipe.eval_every``.
+      recipe: how.
+      observe: other functions of the state to watch, by name.
+      final: splits to evaluate after the last step only, by name.
+      **options: of :func:`training.train`.
     """
-    state = init_state(plan.recipe, run.params, run.collections, run.mask)
-    if plan.carry_optimizer:
-        state = state._replace(opt_state=run.opt_state)
-    order, noise = stream(run.seed, "order", run.level), stream(run.seed, "model", run.level)
-    trained, curves = train(order, state, run.mask, data, plan.recipe, watch, noise)
-
-    score = pruning.scores(plan.criterion, run.params, trained.params)
-    mask = pruning.SCOPES[plan.scope](run.mask, score, plan.rates)
-    level = Level(
-        curves, masks.kept_fraction(run.mask, plan.prunable), masks.counts(run.mask), trained, run.mask
+    order, noise = (stream(start.seed, name, start.level) for name in ("order", "model"))
+    params, mask, collections = start.ticket
+    params = masks.apply(mask, params)
+    fresh = not jax.tree.leaves(start.opt_state) and start.opt_state == {}
+    opt_state = own_chance(noise, recipe.optimizer.init(params)) if fresh else start.opt_state
+    state = TrainState(params, collections, opt_state)
+    observers = {name: evaluation(split, recipe) for name, split in watch.items()} | dict(observe or {})
+    stop = None if isinstance(start.stop, dict) else start.stop
+    trained, curves = train(
+        order, state, mask, data, recipe, observers, model_key=noise, stop=stop, **options
     )
-    following = run._replace(
-        level=run.level + 1,
-        params=plan.rewind(run.rewind_to, trained.params),
-        mask=mask,
-        opt_state=trained.opt_state,
-    )
-    return following, level
+    measured = {name: jax.tree.map(lambda curve: curve[-1], curves.observed[name]) for name in watch}
+    measured |= {name: evaluation(split, recipe)(trained) for name, split in (final or {}).items()}
+    return Outcome(start.ticket, at_evaluation(trained), curves, measured)
 
 
-def play(
-    runs: Run,
-    data: Split,
-    watch: Mapping[str, Split],
-    plan: Plan,
-    levels: int,
-    mesh: Mesh | None = None,
-    chunk: int | None = None,
-    select: Callable[[Level], PyTree] = lambda level: level,
-    wait: Callable[[PyTree], PyTree] = jax.block_until_ready,
-) -> Iterator[tuple[Run, PyTree]]:
-    """Play many runs, a leading axis on every leaf, up to ``levels`` levels in all.
+def own_chance(key: PRNGKey, opt_state: optax.OptState) -> optax.OptState:
+    """An optimizer's fresh state with its run's own keys: Optax makes them of a seed that all runs share."""
+
+    def leaf(path: Any, value: Any) -> Any:
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return jax.random.fold_in(key, STATE_KEY)
+        raw = value.dtype == jnp.uint32 and value.shape == (2,)
+        named = any(part in jax.tree_util.keystr(path).lower() for part in ("key", "rng"))
+        return jax.random.key_data(jax.random.fold_in(key, STATE_KEY)) if raw and named else value
+
+    return jax.tree.map_with_path(leaf, opt_state)
+
+
+def advance(run: Run, trained: TrainState, plan: Plan, data: PyTree | None = None) -> Run:
+    """The run at the start of its next level: pruned to that level's size, and rewound.
 
     Args:
-      runs: from :func:`begin` stacked, or from a checkpoint after any level.
-      data: training examples, the same for every run.
-      watch: splits to evaluate.
-      plan: the same for every run.
-      levels: how many levels a whole sweep has; those that ``runs`` has behind it are not repeated.
-      mesh: devices, all by default.
-      chunk: runs vectorised inside one device, see ``axis.map_runs``.
-      select: what to keep of each level, run by run; trained weights are large, curves are small.
-      wait: gives back what it is given once that is computed, or raises to stop.
-
-    Yields:
-      After each level, the runs at the start of the next and what ``select`` kept.
-
-    Raises:
-      ValueError: runs, examples and plan do not fit together, see ``edges``.
+      run: at the level that was trained.
+      trained: its ticket after training.
+      plan: sizes, score, rewinding.
+      data: training examples, for scores that ask for a loss.
     """
+    sizes, ticket = plan.sizes, run.ticket
+    following = jnp.minimum(run.level + 1, sizes.levels - 1)
+    keep = jax.tree.map(lambda counts: jnp.asarray(counts, jnp.int32)[following], sizes.keep)
+    scoring = scores.Scoring(
+        start=ticket.params,
+        trained=trained.params,
+        mask=ticket.mask,
+        key=stream(run.seed, "score", run.level),
+        loss=_scored_loss(run, trained.collections, plan, data),
+    )
+    score, whole = plan.score(scoring), ticket.mask
+    if sizes.one_shot:
+        now = run.level == 0
+        score = jax.tree.map(lambda first, dense: jnp.where(now, first, dense), score, run.scores)
+        whole = masks.ones_like(ticket.mask)
+    mask = pruning.SCOPES[sizes.scope](whole, score, keep, sizes.ranked)
+    start = run.rewind_to
+    params = plan.rewind(start.params, trained.params)
+    return run._replace(
+        level=run.level + 1,
+        ticket=Ticket(
+            params, mask, start.collections if plan.collections == "start" else trained.collections
+        ),
+        opt_state=_next_optimizer(run, params, mask, trained, plan),
+        scores=score if sizes.one_shot else {},
+    )
 
-    def one(run: Run, data: Split, watch: Mapping[str, Split]) -> tuple[Run, PyTree]:
-        following, level = play_level(run, data, watch, plan)
-        return following, select(level)
 
-    checks.check_all(runs, data, watch, plan)
-    step = axis.map_runs(one, mesh, chunk, wait)
-    shared = axis.replicate((data, dict(watch)), mesh)
-    for _ in range(int(processes.gather(runs.level)[0]), levels):
-        before = runs.mask
-        runs, kept = step(runs, *shared)
-        masks.check_nested(runs.mask, before)
-        yield runs, kept
+def _next_optimizer(run: Run, params: Params, mask: Mask, trained: TrainState, plan: Plan) -> optax.OptState:
+    """The state that the next level's optimizer begins with; {} where every level's is fresh."""
+    if not plan.keeps_optimizer:
+        return {}
+    if plan.optimizer == "carried":
+        return rewinding.schedule_at(trained.opt_state, plan.first) if plan.first else trained.opt_state
+    if plan.optimizer == "rewound":
+        return run.rewind_to.opt_state
+    return rewinding.schedule_at(plan.recipe.optimizer.init(masks.apply(mask, params)), plan.first)
+
+
+def _scored_loss(run: Run, collections: Collections, plan: Plan, data: PyTree | None) -> Callable:
+    """The mean loss of a batch of training examples, drawn anew at each level, as a function of weights."""
+    if not plan.score_batch or data is None:
+
+        def unknown(params: Params) -> Array:
+            raise ValueError("this score asks for the loss of a batch: say score_batch, its examples")
+
+        return unknown
+    network, task = plan.recipe.network, plan.recipe.task
+    key = jax.random.fold_in(stream(run.seed, "score", run.level), 1)
+    chosen = jax.random.permutation(key, examples_of(data))[: plan.score_batch]
+    batch = jax.tree.map(lambda leaf: leaf[chosen], data)
+
+    def loss(params: Params) -> Array:
+        outputs, _ = network.apply(params, collections, task.inputs(None, batch), None)
+        return jnp.mean(task.loss(outputs, batch))
+
+    return loss
+
+
+def measurements(outcome: Outcome, plan: Plan) -> Metrics:
+    """A network's metrics after training and its size, by their names in results: ``test_accuracy`` …"""
+    found = {
+        f"{split}_{name}": value for split, each in outcome.measured.items() for name, value in each.items()
+    }
+    return {**found, "kept": masks.kept_fraction(outcome.ticket.mask, plan.prunable)}

@@ -4,21 +4,28 @@ One step of stochastic gradient descent on ``f(x; m ⊙ θ)``. With θ masked at
 the gradient with respect to θ equal to ``m ⊙ ∇``; the update is masked again after the optimizer, because
 moments carried over from a denser level or weight decay can move an entry whose gradient is 0. So pruned
 weights are exactly 0 after every step, whatever the optimizer keeps.
+
+:func:`train` is the only training loop. What is watched while it runs are functions of the state: the
+evaluation of a split is one, a variance or a distance from the start are others.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt8
+import optax.contrib
+from jaxtyping import Array, Float, Int, PyTree
 
 from lth_jax.data import Dataset
+from lth_jax.errors import whole_number
 from lth_jax.models import Network
+from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks
-from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split
+from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split, Step
 
 EVALUATION_BATCH = 1000
 
@@ -32,48 +39,81 @@ class TrainState(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """What was seen while training: one entry per evaluation.
+    """What was seen while training: a leading axis *observation* on every leaf.
 
-    ``batch_loss`` is the mean loss of the minibatches since the evaluation before; ``watched`` holds the
-    metrics of each named split at that moment.
+    ``batch_loss`` is the mean loss of the minibatches since the observation before; ``observed`` holds what
+    each observer gave, by its name.
     """
 
-    batch_loss: Float[Array, " evaluations"]
-    watched: dict[str, Metrics]
+    batch_loss: Float[Array, "*observations"]
+    observed: dict[str, PyTree]
+
+
+Observer = Callable[[TrainState], PyTree]
+"""What is watched while training: a function of the state."""
+
+Order = Callable[[PRNGKey, Step, int], Int[Array, " examples"]]
+"""``(key, epoch, examples)`` to the order in which an epoch reads the examples."""
+
+
+def shuffled(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
+    """A fresh permutation every epoch."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+
+
+def in_sequence(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
+    """The order of the data set, every epoch the same."""
+    return jnp.arange(examples)
+
+
+def restarted(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
+    """A fresh permutation every epoch, as if each were the first of a training with a key of its own."""
+    return shuffled(jax.random.fold_in(key, epoch), 0, examples)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained, apart from its data and where it starts.
 
-    ``steps`` is the number of iterations (minibatches); the watched splits are evaluated every
-    ``eval_every`` of them, which must divide ``steps``. Without ``shuffle`` every epoch goes through the
-    examples in the order of the data set.
+    ``steps`` is the number of iterations (minibatches). Observers look after every ``eval_every`` of them and
+    after the last; 0 is after the last only. An incomplete last batch of an epoch is left out.
     """
 
     network: Network
     optimizer: optax.GradientTransformation
     batch_size: int
     steps: int
-    eval_every: int
-    shuffle: bool = True
+    eval_every: int = 0
+    order: Order = shuffled
+    task: Task = field(default_factory=classification)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.steps < 1:
-            raise ValueError(f"batch_size {self.batch_size} and steps {self.steps} must be at least 1")
-        if self.eval_every < 1 or self.steps % self.eval_every:
-            raise ValueError(f"eval_every {self.eval_every} must divide steps {self.steps}")
+        for name, least in {"batch_size": 1, "steps": 1, "eval_every": 0}.items():
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
 
 
-def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Pixels 0 … 255 to [0, 1], in float32."""
-    return images.astype(jnp.float32) * jnp.float32(1 / 255)
+def observed_at(recipe: Recipe, first: int = 0, start: bool = False) -> list[int]:
+    """The iterations after which observers look.
+
+    Args:
+      recipe: steps, and how often.
+      first: iterations that lie behind the start.
+      start: whether they look before the first step too.
+    """
+    every = recipe.eval_every or recipe.steps
+    middle = range(first + every, recipe.steps, every)
+    return [*([first] if start else []), *middle, recipe.steps]
 
 
 def splits(dataset: Dataset) -> tuple[Split, Split]:
     """A data set's training and test examples as arrays on the device."""
     train = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
     return train, Split(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels, jnp.int32))
+
+
+def examples_of(data: PyTree) -> int:
+    """How many examples a tree of arrays has: the length of its leaves."""
+    return jax.tree.leaves(data)[0].shape[0]
 
 
 def init_state(recipe: Recipe, params: Params, collections: Collections, mask: Mask) -> TrainState:
@@ -83,39 +123,67 @@ def init_state(recipe: Recipe, params: Params, collections: Collections, mask: M
 
 
 def train_step(
-    key: PRNGKey, state: TrainState, mask: Mask, batch: Split, recipe: Recipe
+    key: PRNGKey, state: TrainState, mask: Mask, batch: PyTree, recipe: Recipe
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of the optimizer on one minibatch.
 
     Args:
-      key: for the model's own noise (dropout); unused by models that have none.
+      key: for augmentation and the model's own noise (dropout).
       state: parameters already masked, collections, optimizer state.
       mask: what is kept.
-      batch: uint8 images and labels.
-      recipe: network and optimizer.
+      batch: a tree with a leading axis *example*, see ``tasks.Task``.
+      recipe: network, optimizer, task.
 
     Returns:
-      The next state, its pruned weights exactly 0, and the minibatch's mean cross-entropy before the step.
+      The next state, its pruned weights exactly 0, and the minibatch's mean loss before the step.
     """
+    inputs = recipe.task.inputs(jax.random.fold_in(key, 2**31 - 1), batch)
 
     def loss(params: Params) -> tuple[Float[Array, ""], Collections]:
-        logits, collections = recipe.network.apply(params, state.collections, to_float(batch.images), key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return jnp.mean(losses), collections
+        outputs, collections = recipe.network.apply(params, state.collections, inputs, key)
+        return jnp.mean(_at_least_float32(recipe.task.loss(outputs, batch))), collections
 
     (value, collections), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     gradient = masks.apply(mask, gradient)
-    updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
+    masked_loss = lambda params: loss(masks.apply(mask, params))[0]  # noqa: E731
+    updates, opt_state = update(recipe.optimizer, gradient, state, value, masked_loss)
     params = optax.apply_updates(state.params, masks.apply(mask, updates))
     return TrainState(params, collections, opt_state), value
 
 
-def batch_order(
-    key: PRNGKey, examples: int, batch_size: int, steps: int, shuffle: bool = True
-) -> Int[Array, "steps batch_size"]:
-    """Which examples each step sees: a fresh permutation every epoch, its incomplete last batch left out.
+def update(
+    optimizer: optax.GradientTransformation,
+    gradient: Params,
+    state: TrainState,
+    value: Array,
+    loss: Callable[[Params], Array],
+) -> tuple[Params, optax.OptState]:
+    """The optimizer's update; what it asks for beside the gradient (the loss, its function) it gets."""
+    extra: dict[str, Any] = {"value": value, "grad": gradient, "value_fn": loss}
+    if "HutchinsonState" in str(
+        jax.tree.structure(state.opt_state)
+    ):  # all others refuse what they do not know
+        extra["obj_fn"] = loss
+    asked = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values()):
+        extra = {name: each for name, each in extra.items() if name in asked}
+    with jax.numpy_dtype_promotion("standard"):  # Optax multiplies floats by counts, whatever is asked of JAX
+        whole: Any = optimizer.update
+        return whole(gradient, state.opt_state, state.params, **extra)
 
-    Without ``shuffle`` they come in their own order, every epoch the same.
+
+def batch_order(
+    key: PRNGKey, examples: int, batch_size: int, steps: int, order: Order = shuffled, first: Step = 0
+) -> Int[Array, "steps batch_size"]:
+    """Which examples each step sees: epoch after epoch, an incomplete last batch of each left out.
+
+    Args:
+      key: of the order.
+      examples: how many there are.
+      batch_size: examples in a step.
+      steps: how many steps.
+      order: of the examples in an epoch.
+      first: the step that comes first, counted from the start of the training; may be traced.
 
     Raises:
       ValueError: a batch is larger than the data.
@@ -123,86 +191,155 @@ def batch_order(
     per_epoch = examples // batch_size
     if per_epoch == 0:
         raise ValueError(f"batch size {batch_size} is larger than the {examples} training examples")
-    epochs = -(-steps // per_epoch)
-    keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))
-    own = jnp.broadcast_to(jnp.arange(examples), (epochs, examples))
-    permutations = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys) if shuffle else own
-    return permutations[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
+    inside = first % per_epoch
+    most = inside if isinstance(inside, int) else per_epoch - 1
+    epochs = first // per_epoch + jnp.arange(-(-(most + steps) // per_epoch))
+    whole = jax.vmap(lambda epoch: order(key, epoch, examples))(epochs)
+    batches = whole[:, : per_epoch * batch_size].reshape(-1, batch_size)
+    return jax.lax.dynamic_slice_in_dim(batches, inside, steps)
 
 
 def train(
     key: PRNGKey,
     state: TrainState,
     mask: Mask,
-    data: Split,
+    data: PyTree,
     recipe: Recipe,
-    watch: Mapping[str, Split] | None = None,
+    observe: Mapping[str, Observer] | None = None,
+    *,
     model_key: PRNGKey | None = None,
-    stop: int | Int[Array, ""] | None = None,
+    first: Step = 0,
+    steps: int | None = None,
+    stop: Step | None = None,
+    observe_start: bool = False,
 ) -> tuple[TrainState, Curves]:
-    """Train for ``recipe.steps`` iterations, evaluating as it goes: one ``lax.scan``, nothing on the host.
+    """Train, observing as it goes: one ``lax.scan``, nothing on the host.
+
+    A training can be cut: ``first=0, steps=k`` and then ``first=k`` give what the whole gives.
 
     Args:
       key: the order of the examples.
       state: where to start, see :func:`init_state`.
       mask: what is kept.
-      data: the training examples, uint8, on the device.
-      recipe: network, optimizer, batch size, iterations.
-      watch: splits to evaluate every ``recipe.eval_every`` iterations, by name.
-      model_key: the model's own noise; a stream of ``key`` when not given.
-      stop: train for this many iterations only, a multiple of ``recipe.eval_every`` that may differ from run
-        to run; the curves then stay at their last value.
+      data: the training examples, on the device: a tree with a leading axis *example*.
+      recipe: network, optimizer, task, batch size, iterations.
+      observe: functions of the state, by name, see ``Recipe.eval_every``.
+      model_key: augmentation and the model's own noise; a stream of ``key`` when not given.
+      first: iterations that lie behind ``state``; may be traced where ``steps`` is given.
+      steps: iterations to train now; up to ``recipe.steps`` when not given.
+      stop: train up to this iteration only, a multiple of ``recipe.eval_every`` that may differ from run to
+        run; the curves then stay at their last value.
+      observe_start: let the observers look before the first step too; ``batch_loss`` is NaN there.
 
     Returns:
       The state after the last step, and the curves.
     """
-    watch = dict(watch or {})
+    count = recipe.steps - int(first) if steps is None else steps
+    every = min(recipe.eval_every or count, count)
     model_key = jax.random.fold_in(key, 2**31 - 1) if model_key is None else model_key
-    order = batch_order(key, data.labels.shape[0], recipe.batch_size, recipe.steps, recipe.shuffle)
+    order = batch_order(key, examples_of(data), recipe.batch_size, count, recipe.order, first)
 
     def step(state: TrainState, inputs: tuple[Array, Array]) -> tuple[TrainState, Array]:
         index, chosen = inputs
-        batch = Split(data.images[chosen], data.labels[chosen])
+        batch = jax.tree.map(lambda leaf: leaf[chosen], data)
         return train_step(jax.random.fold_in(model_key, index), state, mask, batch, recipe)
+
+    def look(state: TrainState) -> dict[str, PyTree]:
+        return {name: watch(state) for name, watch in (observe or {}).items()}
 
     def interval(state: TrainState, inputs: tuple[Array, Array]) -> tuple[TrainState, Curves]:
         state, losses = jax.lax.scan(step, state, inputs)
-        seen = {name: evaluate(state, split, recipe.network) for name, split in watch.items()}
-        return state, Curves(jnp.mean(losses), seen)
+        return state, Curves(jnp.mean(losses), look(state))
 
     def unless_stopped(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Curves]:
-        carry = jax.lax.cond(inputs[0][0] < stop, lambda c: interval(c[0], inputs), lambda c: c, carry)
+        goes_on = inputs[0][0] < jnp.asarray(stop)
+        carry = jax.lax.cond(goes_on, lambda c: interval(c[0], inputs), lambda c: c, carry)
         return carry, carry[1]
 
-    shape = (recipe.steps // recipe.eval_every, recipe.eval_every)
-    steps = jnp.arange(recipe.steps).reshape(shape)
-    inputs = (steps, order.reshape(*shape, recipe.batch_size))
-    if stop is None:
-        return jax.lax.scan(interval, state, inputs)
-    unseen = jax.eval_shape(interval, state, jax.tree.map(lambda a: a[0], inputs))[1]
-    unseen = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), unseen)
-    (state, _), curves = jax.lax.scan(unless_stopped, (state, unseen), inputs)
-    return state, curves
+    inputs = (first + jnp.arange(count), order)
+    whole = count // every * every
+    cut = lambda leaf: leaf[:whole].reshape(-1, every, *leaf.shape[1:])  # noqa: E731
+    start = Curves(jnp.full((), jnp.nan, jnp.float32), look(state) if observe_start else {})
+    body: Any = interval
+    carry: Any = state
+    if stop is not None:
+        unseen = jax.eval_shape(interval, state, jax.tree.map(lambda leaf: leaf[:every], inputs))[1]
+        body, carry = unless_stopped, (state, jax.tree.map(_nothing, unseen))
+    carry, curves = jax.lax.scan(body, carry, jax.tree.map(cut, inputs))
+    parts = [curves]
+    if whole < count:
+        carry, last = body(carry, jax.tree.map(lambda leaf: leaf[whole:], inputs))
+        parts.append(jax.tree.map(lambda leaf: leaf[None], last))
+    if observe_start:
+        parts.insert(0, jax.tree.map(lambda leaf: leaf[None], start))
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts) if len(parts) > 1 else curves
+    return carry if stop is None else carry[0], joined
 
 
-def evaluate(state: TrainState, split: Split, network: Network) -> Metrics:
-    """Mean cross-entropy and accuracy over a whole split, in inference mode, in batches.
+def _nothing(like: jax.ShapeDtypeStruct) -> Array:
+    """What a network that stops before its first observation has to show: NaN, or 0 where there is none."""
+    return jnp.full(like.shape, jnp.nan if jnp.issubdtype(like.dtype, jnp.inexact) else 0, like.dtype)
 
-    A network that has diverged (its loss NaN or infinite) answers 0 to everything: its accuracy is NaN.
+
+def evaluation(data: PyTree, recipe: Recipe) -> Observer:
+    """The observer that evaluates a split: :func:`evaluate` with the recipe's network and task."""
+    return lambda state: evaluate(at_evaluation(state), data, recipe.network, recipe.task)
+
+
+def at_evaluation(state: TrainState) -> TrainState:
+    """The state at the parameters where its optimizer wants to be judged, if they are not those it trains.
+
+    ``optax.contrib``'s ``schedule_free`` trains at one point and is evaluated, and ranked, at another.
     """
-    examples = split.labels.shape[0]
+    is_free = lambda node: type(node).__name__ == "ScheduleFreeState"  # noqa: E731
+    free = [node for node in jax.tree.leaves(state.opt_state, is_leaf=is_free) if is_free(node)]
+    if not free:
+        return state
+    with jax.numpy_dtype_promotion("standard"):
+        return state._replace(params=optax.contrib.schedule_free_eval_params(free[0], state.params))
+
+
+def evaluate(state: TrainState, data: PyTree, network: Network, task: Task | None = None) -> Metrics:
+    """Mean loss and metrics over a whole split, in inference mode, in batches.
+
+    A network that has diverged (its loss NaN or infinite) has nothing to say: its other metrics are NaN.
+
+    Args:
+      state: parameters, masked, and collections.
+      data: the examples, a tree with a leading axis *example*.
+      network: the model.
+      task: what is measured; :func:`tasks.classification` unless given.
+
+    Returns:
+      Scalars by name: ``loss``, and the task's metrics.
+    """
+    task = classification() if task is None else task
+    examples = examples_of(data)
     size = min(EVALUATION_BATCH, examples)
     whole = examples // size * size
 
-    def totals(batch: Split) -> tuple[Array, Array]:
-        logits, _ = network.apply(state.params, state.collections, to_float(batch.images), None)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return jnp.sum(losses), jnp.sum(jnp.argmax(logits, -1) == batch.labels, dtype=jnp.int32)
+    def totals(batch: PyTree) -> dict[str, Array]:
+        outputs, _ = network.apply(state.params, state.collections, task.inputs(None, batch), None)
+        measured = {name: metric(outputs, batch) for name, metric in task.metrics.items()}
+        return {name: _total(each) for name, each in {"loss": task.loss(outputs, batch), **measured}.items()}
 
-    batches = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), split)
+    batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), data)
     parts = [jax.tree.map(jnp.sum, jax.lax.map(totals, batches))]
     if whole < examples:
-        parts.append(totals(jax.tree.map(lambda a: a[whole:], split)))
-    loss, correct = (sum(column) for column in zip(*parts, strict=True))
-    accuracy = correct / jnp.float32(examples)
-    return Metrics(loss / examples, jnp.where(jnp.isfinite(loss), accuracy, jnp.nan))
+        parts.append(totals(jax.tree.map(lambda leaf: leaf[whole:], data)))
+    sums = jax.tree.map(lambda *each: sum(each), *parts)
+    means = {name: total.astype(jnp.float32) / examples for name, total in sums.items()}
+    known = jnp.isfinite(means["loss"])
+    return {name: mean if name == "loss" else jnp.where(known, mean, jnp.nan) for name, mean in means.items()}
+
+
+def _total(each: Array) -> Array:
+    """The sum over examples: whole numbers as such, all others in float32."""
+    if jnp.issubdtype(each.dtype, jnp.integer) or each.dtype == jnp.bool_:
+        return jnp.sum(each, dtype=jnp.int32)
+    return jnp.sum(_at_least_float32(each))
+
+
+def _at_least_float32(values: Array) -> Array:
+    """Half precision as float32, in which a sum of many is finite; all else as it is."""
+    return values if values.dtype.itemsize >= 4 else values.astype(jnp.float32)

@@ -14,8 +14,8 @@ os.environ.setdefault("XDG_CACHE_HOME", str(CACHE))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Every function of the package checks the shapes and dtypes that its annotations promise.
-install_import_hook("lth_jax", "beartype.beartype")
+# Every function checks the shapes and dtypes that its annotations promise.
+install_import_hook(["lth_jax", "experiments"], "fields.checked_with_tower")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -24,6 +24,12 @@ import pytest  # noqa: E402
 pytest.register_assert_rewrite("command_line")  # its assertions are explained as those of tests are
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if not jax.config.jax_enable_x64:  # where constants of NumPy are float64, and ours float32
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+import fields  # noqa: E402
+
+fields.check_named_tuples("lth_jax", "experiments")
 
 
 def make_digits():

@@ -7,7 +7,8 @@ signal, to a file system and to a lock.
 ``python tests/forks.py`` reads a step a line, a JSON object, and writes a line for each: the exit code
 (negative: the signal that ended it), the seconds, and those of a processor. A step has
 
-* ``arguments`` of ``python -m experiments``, or ``save``, a folder to write a small checkpoint into;
+* ``arguments`` of ``python -m experiments``, or ``save``, a folder to write a small checkpoint into, or
+  ``find``, a folder for :func:`small_search`, whose arrays go to the folder's name with ``.npz`` behind it;
 * ``output``, the file that standard output and error go to;
 * ``kill_after`` seconds, or ``kill_at``, a text in the output: when to send ``signals`` (default: SIGKILL);
 * ``kill_at_operation``: the child ends itself by SIGKILL before its so-many-th operation in that folder;
@@ -45,6 +46,32 @@ def small_tree(finished: int) -> dict:
     return {"runs": {"w": np.arange(6.0) + finished, "mask": np.arange(6) > finished}, "seconds": np.ones(3)}
 
 
+def small_search(folder: str | None) -> dict:
+    """Everything that ``find_tickets`` can do in a folder: its arrays by name."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import lth_jax
+    from lth_jax.types import Split
+
+    rng, labels = np.random.default_rng(0), np.arange(120, dtype=np.int32) % 4
+    images = rng.integers(0, 60, (120, 4, 4, 1), dtype=np.uint8)
+    for label in range(4):
+        images[labels == label, label] += 180
+    train, held = (
+        Split(jnp.asarray(images[s]), jnp.asarray(labels[s])) for s in (slice(80), slice(80, None))
+    )
+    found = lth_jax.find_tickets(
+        lth_jax.MLP((8,), classes=4), optax.adam(0.01), train, held, seeds=(3, 4, 5), levels=3, epochs=2,
+        batch_size=20, rewind=2, controls=("reinit", "random_mask"), eval_every=3, validation=held,
+        keep_weights=[0, 2], folder=folder,
+    )  # fmt: skip
+    trees = {"mask": found.masks, "rewind_to": found.rewind_to, "weights": found.weights}
+    leaves = {f"{n}{i}": v for n, tree in trees.items() for i, v in enumerate(jax.tree.leaves(tree))}
+    return {name: np.asarray(v) for name, v in {**leaves, **found.results.data_vars}.items()}
+
+
 def kill_at(operation: int, folder: str) -> None:
     """End this process before its so-many-th operation on what is in a folder."""
     left = operation
@@ -72,6 +99,9 @@ def child(step: dict) -> None:
     if folder := step.get("save"):
         finished = max(checkpoints.numbers(Path(folder)), default=0) + 1
         checkpoints.save(Path(folder), finished, small_tree(finished))
+        return
+    if folder := step.get("find"):
+        np.savez(f"{folder}.npz", **small_search(folder))
         return
     sys.argv = ["experiments", *step["arguments"]]
     experiments.__main__.main()

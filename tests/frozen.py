@@ -32,12 +32,12 @@ TINY_E6 = (
 CASES: Mapping[str, tuple[str, str]] = {
     "E1 as described": (
         "init_comparison",
-        "--methods xavier_normal,kaiming_uniform --seeds 42-43 --levels 3 --epochs-per-level 1 "
+        "--initializers xavier_normal,kaiming_uniform --seeds 42-43 --levels 3 --epochs-per-level 1 "
         "--hidden 20,10",
     ),
     "E1 as run": (
         "init_comparison",
-        "--variant as-run --methods xavier_normal,standard_uniform --seeds 42-43 --levels 3 "
+        "--variant as-run --initializers xavier_normal,standard_uniform --seeds 42-43 --levels 3 "
         "--epochs-per-level 1 --hidden 20,10",
     ),
     "E2 as described": ("ticket_distribution", TINY_E2),
@@ -61,16 +61,15 @@ CASES: Mapping[str, tuple[str, str]] = {
 
 def results_of(case: str, folder: Path) -> dict[str, np.ndarray]:
     """A case's numeric arrays by their variables' names, run now."""
-    import importlib
-
     from experiments import cli
-    from lth_jax.data import datasets as data
+    from lth_jax import data
+    from lth_jax.runs.job import Job
 
     name, flags = CASES[case]
-    experiment = importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT
+    experiment = cli.find(name)
     settings, execution = cli.parse(experiment, flags.split())
     named = getattr(settings, "dataset", None)
-    measured = experiment.train(settings, execution, folder, data.load(named) if named else None)
+    measured = experiment.train(settings, Job(folder, execution), data.load(named) if named else None)
     arrays = {str(variable): values for variable, values in measured.data_vars.items()}
     return {name: values.values for name, values in arrays.items() if values.dtype.kind in "fiub"}
 

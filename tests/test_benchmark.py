@@ -1,7 +1,10 @@
 """The benchmark: arithmetic counted by hand, its output, its workers. No timings."""
 
+import importlib.metadata
+import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -110,14 +113,25 @@ def invented(group, config, problems, libraries):
     return records
 
 
+def torch_is_there(monkeypatch, there):
+    """Make it look as if PyTorch were installed, or were not."""
+    find_spec = importlib.util.find_spec
+    answer = object() if there else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: answer if name == "torch" else find_spec(name, *more)
+    )
+
+
+FLAGS = ["--runs", "1,11", "--widths", "1", "--batches", "60", "--lenet5-runs", "2", "--repeats", "3"]
+
+
 @pytest.fixture
 def finished(monkeypatch, tmp_path, capsys):
     """The folder of a whole benchmark of invented speeds."""
     monkeypatch.setattr(benchmark, "measure_group", invented)
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: object())
+    torch_is_there(monkeypatch, True)
     out = tmp_path / "out"
-    flags = ["--runs", "1,11", "--widths", "1", "--batches", "60", "--lenet5-runs", "2", "--repeats", "3"]
-    cli.main(benchmark.EXPERIMENT, [*flags, "--out", str(out)])
+    cli.main(cli.find("benchmark"), [*FLAGS, "--out", str(out)])
     return out
 
 
@@ -185,17 +199,41 @@ def test_slower_than_the_target_is_not_supported(monkeypatch, finished):
     monkeypatch.setitem(RATES, cases.PRODUCT, 1.2e11)  # 56 % of the peak
     slower = finished.with_name("slower")
     cli.main(
-        benchmark.EXPERIMENT,
+        cli.find("benchmark"),
         ["--runs", "11", "--widths", "1", "--batches", "60", "--lenet5-runs", "", "--out", str(slower)],
     )
     claims = (slower / "claims.csv").read_text()
     assert ",contradicted," in next(line for line in claims.splitlines() if line.startswith("mlp_peak"))
 
 
+def test_a_stopped_benchmark_goes_on_with_the_groups_that_are_left(monkeypatch, finished, capsys):
+    """Stopped in its last group: the others are not measured again, and all are in the record."""
+    out, asked = finished.with_name("stopped"), []
+
+    def measure(group, *rest):
+        asked.append(group[0].model)
+        if group[0].model == cases.LENET5 and asked.count(cases.LENET5) == 1:
+            raise KeyboardInterrupt
+        return invented(group, *rest)
+
+    monkeypatch.setattr(benchmark, "measure_group", measure)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(cli.find("benchmark"), [*FLAGS, "--out", str(out)])
+    assert stop.value.code == 130
+    before = list(asked)
+    capsys.readouterr()
+    cli.main(cli.find("benchmark"), [*FLAGS, "--out", str(out)])
+    assert asked[len(before) :] == [cases.LENET5]
+    assert capsys.readouterr().out.count("(from before)") == len(before) - 1 == 2
+    ours, theirs = (json.loads((folder / "benchmark.json").read_text()) for folder in (out, finished))
+    assert ours["cases"] == theirs["cases"]
+    assert ours["problems"] == theirs["problems"]
+
+
 def test_without_pytorch_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "measure_group", invented)
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
-    cli.main(benchmark.EXPERIMENT, ["--out", str(tmp_path / "out")])
+    torch_is_there(monkeypatch, False)
+    cli.main(cli.find("benchmark"), ["--out", str(tmp_path / "out")])
     assert "PyTorch is not installed" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert not {case["side"] for case in written["cases"]} & set(cases.TORCH)
@@ -215,6 +253,41 @@ def test_a_worker_answers():
     assert rate > 0
     assert memory > 1e7
     assert worker.processes[0].returncode is not None
+
+
+TINY = {"model": cases.MLP, "batch": 4, "steps": 2, "examples": 20}
+
+
+def measured_tiny(case, repeats=2):
+    """A tiny case's record by real workers, once it is sure that all went well; versions of its libraries."""
+    problems, libraries = [], set()
+    config = benchmark.Config(repeats=repeats, seconds=0.1)
+    (record,) = benchmark.measure_group([case], config, problems, libraries)
+    assert problems == []
+    assert record["case"] == case
+    assert len(record["rates"]) == repeats
+    assert np.isfinite(record["rates"]).all()
+    assert min(record["rates"]) > 0
+    assert 0 <= record["compile_seconds"] < record["ready_seconds"]
+    assert record["peak_memory"] > 1e7
+    return record, libraries
+
+
+def test_a_group_is_measured_by_a_worker_of_its_own(monkeypatch):
+    started, start = [], benchmark_workers.start
+    monkeypatch.setattr(benchmark_workers, "start", lambda case: started.append(start(case)) or started[-1])
+    _, libraries = measured_tiny(cases.Case(cases.OURS, runs=2, **TINY))
+    assert libraries == {f"jax {jax.__version__}"}
+    ((process,),) = (worker.processes for worker in started)
+    assert process.returncode is not None, "it has ended"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize("side", cases.TORCH)
+def test_pytorch_is_measured_by_workers_of_its_own(side):
+    case = cases.Case(side, runs=2 if side == cases.VMAP else 1, **TINY)
+    _, (library,) = measured_tiny(case)
+    assert library.startswith(f"torch {importlib.metadata.version('torch')}")  # and perhaps "+cu130"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from lth_jax.analysis import tables
 from lth_jax.commands import exits, settings, show
 from lth_jax.data import datasets as data
 from lth_jax.errors import InputError, StorageError
-from lth_jax.runs import logs, progress
-from lth_jax.runs.sweep import Progress
+from lth_jax.runs import progress
+from lth_jax.runs.job import Execution, Job
+from lth_jax.runs.progress import Progress
 
 COMMITTED = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -35,7 +36,7 @@ def test_show_prints_committed_results(call, tmp_path):
     folder = COMMITTED / "init_comparison" / "as-described"
     printed = call("show", str(folder), "--figures", str(tmp_path))
     accuracy = xr.load_dataset(folder / "results.nc")["test_accuracy"] * 100
-    cell = accuracy.sel({"method": "xavier_normal", "level": 18})
+    cell = accuracy.sel(initializer="xavier_normal", level=18)
     shown = f"{float(cell.mean()):.2f} ± {float(cell.std(ddof=1)):.2f}"
     assert shown == "95.99 ± 2.86", "as its report has it"
     (line,) = [line for line in printed.splitlines() if line.startswith("│ 18 ")]
@@ -95,7 +96,7 @@ def test_data_sets_are_listed_and_verified(place, call, refused, monkeypatch, tm
     path = write_idx(tmp_path / "damaged") / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     assert path.name in refused("data", "verify", "mnist", "--data-dir", str(tmp_path / "damaged"))
-    monkeypatch.setattr(data, "prepare", lambda name, directory: data.load(name, "DIGITS"))
+    monkeypatch.setattr("lth_jax.data.prepare", lambda name, directory: data.load(name, "DIGITS"))
     assert found.fingerprint in call("data", "prepare", "mnist", "--data-dir", str(tmp_path))
 
 
@@ -147,7 +148,7 @@ def test_no_arguments_are_answered_by_help(call):
     ],
 )
 def test_what_goes_wrong_is_a_line_and_a_code(capsys, error, code, told):
-    with pytest.raises(SystemExit) as stop, exits.explained("to go on: X"):
+    with pytest.raises(SystemExit) as stop, exits.exit_on_error("to go on: X"):
         raise error
     assert stop.value.code == code
     assert told in capsys.readouterr().err
@@ -156,34 +157,49 @@ def test_what_goes_wrong_is_a_line_and_a_code(capsys, error, code, told):
 # Logs and progress
 
 
+def say(told):
+    return "kept 80%"
+
+
 def test_a_log_entry_has_scalars_and_the_ends_of_curves(tmp_path):
     curves = np.array([[[0.1, 0.5], [0.2, np.nan]]], "f")
     record = ({"test_accuracy": curves, "kept": np.array([[0.5, 0.5]])}, {"units": np.ones((1, 2, 3), int)})
     told = Progress(0, 1, record, np.array([2.0]), 0)
-    with logs.directed(tmp_path), logs.opened("part 1", [], 10) as log:
-        log(told)
+    with progress.reporting(Job(tmp_path, Execution()), say, 10, "part 1") as report:
+        report(told)
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert line["values"] == {"test_accuracy": [0.5, None], "kept": [0.5, 0.5]}
     assert (line["accuracy_mean"], line["accuracy_std"], line["kept"]) == (0.5, None, 0.5)
     assert (line["part"], line["network_steps_per_second"]) == ("part 1", 5.0)
-    with logs.opened("nowhere", [], 10) as log:
-        log(told)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1, "outside of `directed` nothing is"
+    with progress.reporting(None, say, 10, "nowhere") as report:
+        report(told)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1, "without a job nothing is"
+
+
+def test_a_log_entry_tells_tickets_from_controls():
+    accuracy = np.array([[[0.9, 0.5], [0.8, 0.4]]], "f")  # a level, two runs, a ticket and a control
+    record = ({"measured": {"test_accuracy": accuracy}}, [np.ones((1, 2, 3), np.uint8)])
+    line = progress.entry(Progress(0, 1, record, np.array([2.0]), 0, ["ticket", "reinit"]), 0, 10)
+    assert {name: values.tolist() for name, values in line["values"].items()} == {
+        "test_accuracy": pytest.approx([0.9, 0.8]),
+        "reinit/test_accuracy": pytest.approx([0.5, 0.4]),
+    }
+    assert line["accuracy_mean"] == pytest.approx(0.85), "of tickets alone"
 
 
 def test_tensorboard_that_is_not_installed_is_named(refused, monkeypatch):
-    find_spec = logs.importlib.util.find_spec
+    find_spec = progress.importlib.util.find_spec
     missing = lambda name, *more: None if name == "tensorboardX" else find_spec(name, *more)  # noqa: E731
-    monkeypatch.setattr(logs.importlib.util, "find_spec", missing)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", missing)
     assert "pip install 'lth_jax[tensorboard]'" in refused("sweep", "--log", "tensorboard", "--out", "never")
 
 
 @pytest.mark.parametrize(("colours", "expected"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_a_terminal_gets_a_bar_and_colours_unless_refused(monkeypatch, capsys, colours, expected):
+def test_a_terminal_gets_a_bar_and_colours_unless_refused(monkeypatch, capsys, tmp_path, colours, expected):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "120", **colours}.items():
         monkeypatch.setenv(name, value)
     told = Progress(1, 4, {}, np.array([1.0, 2.0, 0, 0]), 0)
-    with progress.reporter(lambda told: "kept 80%", 10) as report:
+    with progress.reporting(Job(tmp_path, Execution()), say, 10) as report:
         report(told)
     printed = capsys.readouterr().out
     assert "2/4" in printed

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from lth_jax.runs import compilation
+from lth_jax.commands import execution
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def settings():
 
 def test_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation.use_cache()
+    execution.use_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "lth_jax" / "xla")
     assert (tmp_path / "lth_jax" / "xla").is_dir()
 
@@ -27,18 +27,18 @@ def test_the_users_cache_folder(monkeypatch, tmp_path):
 def test_without_xdg_it_is_in_the_home(monkeypatch, tmp_path, named):
     monkeypatch.setenv("XDG_CACHE_HOME", named)
     monkeypatch.setenv("HOME", str(tmp_path))
-    compilation.use_cache()
+    execution.use_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "lth_jax" / "xla")
 
 
 def test_what_the_user_has_chosen_stays(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", "elsewhere")
-    compilation.use_cache()
+    execution.use_cache()
     assert jax.config.jax_compilation_cache_dir == "elsewhere"
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation.use_cache()
+    execution.use_cache()
     assert jax.config.jax_compilation_cache_dir is None
     assert not list(tmp_path.iterdir())
 
@@ -46,5 +46,5 @@ def test_what_the_user_has_chosen_stays(monkeypatch, tmp_path):
 def test_a_folder_that_cannot_be_made_is_no_error(monkeypatch, tmp_path):
     (tmp_path / "lth_jax").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation.use_cache()
+    execution.use_cache()
     assert jax.config.jax_compilation_cache_dir is None

@@ -11,16 +11,44 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from forks import small_search
 
 from experiments import cli
-from experiments.benchmark import experiment as benchmark
-from experiments.init_comparison import experiment as init_comparison
+from lth_jax import commands
 from lth_jax.errors import InputError
 from lth_jax.runs import axis, processes
 
 ROOT = Path(__file__).parents[1]
-FLAGS = ["--levels", "2", "--methods", "kaiming_normal", "--seeds", "42-44", "--hidden", "8"]
+FLAGS = ["--levels", "2", "--initializers", "kaiming_normal", "--seeds", "42-44", "--hidden", "8"]
 FLAGS += ["--epochs-per-level", "1", "--batch-size", "100"]
+EXPERIMENT = ["-m", "experiments", "init_comparison", *FLAGS, "--distributed"]
+SWEEP = [
+    "--model",
+    "mlp",
+    "--hidden",
+    "8",
+    "--levels",
+    "2",
+    "--seeds",
+    "1-3",
+    "--epochs",
+    "1",
+    "--batch-size",
+]
+SWEEP += ["100", "--controls", "reinit,random_mask", "--rewind", "3", "--eval-every", "20"]
+SWEEP += ["--validation", "400", "--keep-weights", "1"]
+
+# What every process runs, as a program would that calls the library.
+FIND = """
+import sys
+import numpy as np
+from lth_jax.runs import processes
+processes.join()
+from tests.forks import small_search
+found = small_search(sys.argv[2])
+if processes.is_first():
+    np.savez(sys.argv[2] + ".npz", **found)
+"""
 
 
 def free_port() -> int:
@@ -29,13 +57,13 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def start_together(out: Path, cache: Path) -> list[subprocess.CompletedProcess]:
+def start_together(out: Path, cache: Path, what=EXPERIMENT) -> list[subprocess.CompletedProcess]:
     """The same command twice, as SLURM's ``srun --ntasks=2`` would start it."""
     address = f"127.0.0.1:{free_port()}"
     job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
     job |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
     job |= {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
-    command = [sys.executable, "-m", "experiments", "init_comparison", *FLAGS, "--distributed"]
+    command = [sys.executable, *what]
     started = [
         subprocess.Popen(
             [*command, "--out", str(out)],
@@ -67,9 +95,9 @@ def test_two_processes_get_the_arrays_of_one(tmp_path, capsys):
     assert "report:" in first.stdout
     assert "level" not in second.stdout
 
-    cli.main(init_comparison.EXPERIMENT, [*FLAGS, "--out", str(alone)])
+    cli.main(cli.find("init_comparison"), [*FLAGS, "--out", str(alone)])
     ours, theirs = (xr.load_dataset(folder / "results.nc") for folder in (together, alone))
-    assert dict(ours.sizes) == {"method": 1, "seed": 3, "level": 2}
+    assert dict(ours.sizes) == {"initializer": 1, "seed": 3, "level": 2}
     np.testing.assert_array_equal(ours["kept"], theirs["kept"])
     for name in ("train_loss", "test_loss"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4)
@@ -88,9 +116,47 @@ def test_two_processes_get_the_arrays_of_one(tmp_path, capsys):
     shutil.rmtree(together)
 
 
+def test_two_processes_find_the_tickets_of_one(tmp_path):
+    together, expected = tmp_path / "together", small_search(None)
+    first, second = start_together(together, tmp_path / "cache", ["-c", FIND])
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "level 3/3" in first.stdout
+    found = np.load(f"{together}.npz")
+    assert found.keys() == expected.keys()
+    for name in found:
+        if found[name].dtype.kind == "f":
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found[name], expected[name], name)
+
+
+def test_two_processes_sweep_controls_as_one_does(tmp_path, monkeypatch):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    first, second = start_together(
+        together, tmp_path / "cache", ["-m", "lth_jax", "sweep", *SWEEP, "--distributed"]
+    )
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "level 2/2" in first.stdout
+    assert "level" not in second.stdout
+    commands.main(["sweep", *SWEEP, "--out", str(alone)])
+    ours, theirs = (xr.load_dataset(folder / "results.nc") for folder in (together, alone))
+    assert ours["network"].values.tolist() == ["ticket", "reinit", "random_mask"]
+    assert ours.sizes == theirs.sizes
+    np.testing.assert_array_equal(ours["kept_weights"], theirs["kept_weights"])
+    for name in ("train_loss", "validation_loss_curve", "batch_loss_curve"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3)
+    tickets, others = (np.load(folder / "tickets.npz") for folder in (together, alone))
+    assert tickets.keys() == others.keys()
+    for name in tickets:
+        if tickets[name].dtype.kind == "f":
+            np.testing.assert_allclose(tickets[name], others[name], atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(tickets[name], others[name], name)
+
+
 def test_without_a_cluster_one_line_says_so(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(init_comparison.EXPERIMENT, [*FLAGS, "--distributed", "--out", str(tmp_path / "out")])
+        cli.main(cli.find("init_comparison"), [*FLAGS, "--distributed", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "--distributed: the other processes cannot be found" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -98,7 +164,7 @@ def test_without_a_cluster_one_line_says_so(tmp_path, capsys):
 
 def test_an_experiment_for_one_process_refuses(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(benchmark.EXPERIMENT, ["--distributed", "--out", str(tmp_path / "out")])
+        cli.main(cli.find("benchmark"), ["--distributed", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "--distributed: benchmark runs in one process" in capsys.readouterr().err
 

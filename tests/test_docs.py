@@ -1,6 +1,6 @@
 """The reference renders, what is public says what it is, and figures named in the docs are drawn."""
 
-import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import overstated
+from invented import best_at, synthetic
+from PIL import Image
 
 import lth_jax
 from docs import reference
 from experiments import cli
 from experiments.__main__ import EXPERIMENTS
+from lth_jax.runs import results
 
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| (?P<figure>[^|]+) \| (?P<shows>[^|]+) \| (?P<command>[^|]+) \| (?P<file>[^|]*)\|$")
@@ -25,6 +28,8 @@ ROWS = [
     if (match := ROW.match(line)) and not line.startswith(("| figure |", "| ---"))
 ]
 DRAWN = [row for row in ROWS if row["command"].startswith("`python -m experiments ")]
+RESULTS = ROOT / "experiments/results"
+LINK = re.compile(r"^\[`(?P<name>[^`]+)`\]\((?P<place>[^)]+)\) *$")
 
 
 def public_objects():
@@ -98,42 +103,58 @@ def test_the_table_has_every_document():
 def test_a_command_of_the_table_is_one(command):
     python, _, package, name, *flags = shlex.split(command)
     assert (python, package) == ("python", "experiments")
-    experiment = importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT
+    experiment = cli.find(name)
     settings, execution = cli.parse(experiment, flags)
     assert isinstance(settings, experiment.config)
     assert execution.preset in ("paper", "paper-lenet5", "middle")
 
 
-def names_drawn(experiment):
-    """Literal strings of an experiment's modules, and names that its f-strings make of its literals."""
-    trees = [
-        ast.parse(path.read_text(encoding="utf-8"))
-        for path in (ROOT / "experiments" / experiment).glob("*.py")
-    ]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    literals = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-    patterns = [
-        "".join(re.escape(p.value) if isinstance(p, ast.Constant) else r"(\w+?)" for p in node.values)
-        for node in nodes
-        if isinstance(node, ast.JoinedStr)
-    ]
-    return literals, [re.compile(pattern) for pattern in patterns if pattern.count("(") <= 2]
+def linked():
+    """The files that the table names for committed runs, by the run's folder below the results."""
+    found = {path.parent.relative_to(RESULTS).as_posix(): set() for path in RESULTS.rglob(results.RESULTS)}
+    for row in DRAWN:
+        if link := LINK.match(row["file"]):
+            path = (ROOT / "docs" / link["place"]).resolve()
+            assert path.name == link["name"]
+            folder = path.parent.parent if path.parent.name == results.FIGURES else path.parent
+            found[folder.relative_to(RESULTS).as_posix()].add(link["name"])
+    return {place: names for place, names in found.items() if place != "benchmark"}  # which no document has
 
 
-@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - {"benchmark"}))
-def test_a_figure_of_the_table_is_drawn(experiment):
-    literals, patterns = names_drawn(experiment)
-    rows = [row for row in DRAWN if row["command"].split()[3] == experiment]
-    for row in rows:
-        name = re.search(r"`([^`]+)`", row["file"])[1]
-        stem, _, kind = name.rpartition(".")
-        if name == "report.md":
-            continue
-        made = [match for pattern in patterns if (match := pattern.fullmatch(stem))]
-        assert kind == "png"
-        assert stem in literals or any(set(match.groups()) <= literals for match in made), name
-    invented = [match for pattern in patterns if (match := pattern.fullmatch("figure9_none"))]
-    assert not any(set(match.groups()) <= literals for match in invented)
+LINKED = linked()
+
+
+@pytest.mark.parametrize("place", LINKED)
+def test_committed_results_are_drawn_as_the_table_says(place, tmp_path):
+    measured = results.load(RESULTS / place / results.RESULTS)
+    experiment = cli.find(measured.attrs["experiment"])
+    drawn = experiment.figures(measured, tmp_path)
+    for path in drawn:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    names = {path.name for path in drawn}
+    assert LINKED[place], "the table has no figure of this run"
+    assert LINKED[place] <= names | {results.REPORT}
+    assert names == {path.name for path in (RESULTS / place / results.FIGURES).iterdir()}
+    if results.REPORT in LINKED[place]:
+        title, header, rows = experiment.table(measured)
+        assert title
+        assert {len(header)} == {len(row) for row in rows}
+
+
+PARTS = sorted({row["command"].strip("` ") for row in DRAWN if not LINK.match(row["file"])})
+"""Commands of figures that no committed run has; of E4 all of them, whose results are invented."""
+
+
+@pytest.mark.parametrize("command", PARTS)
+def test_what_no_committed_run_has_is_drawn_of_invented_results(command, tmp_path):
+    _, _, _, name, *flags = shlex.split(command)
+    settings, _ = cli.parse(cli.find(name), flags)
+    assert settings.part in ("one_shot", "init_std", "sizes", "rates", "reset")
+    small = dataclasses.replace(settings, iterations=2000, sizes=("12-8", "30-20"), hidden=(30, 20))
+    drawn = cli.find(name).figures(synthetic(small, best_at), tmp_path)
+    named = {row["file"].strip("` ") for row in DRAWN if row["command"].strip("` ") == command}
+    assert named <= {path.name for path in drawn if path.stat().st_size > 1000}
 
 
 def test_the_links_of_the_table_lead_somewhere():
@@ -162,13 +183,22 @@ def test_a_readme_that_counts_too_many_faults_is_caught():
     assert overstated((ROOT / "README.md").read_text(encoding="utf-8"), {})  # README has all three
 
 
-def test_the_readmes_example_finds_tickets_word_for_word(capsys):
+def test_the_readmes_examples_find_tickets_word_for_word(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"## Tickets of your own model.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    section = text.split("## Tickets of your own model")[1].split("\n## ")[0]
+    first, second = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
     results, mask = names["tickets"].results, names["mask"]
     kept = sum(int(mask[layer]["kernel"].sum()) for layer in ("Dense_0", "Dense_1"))
     assert kept / (784 * 32 + 32 * 10) == pytest.approx(0.8**4, abs=1e-3)
     assert float(results["test_accuracy"].min()) > 0.85
     assert capsys.readouterr().out.splitlines()[-1].startswith("44 ")  # a row a seed
+    exec(compile(second, "README.md", "exec"), names)
+    more = names["more"]
+    assert more.results["test_accuracy"].dims == ("network", "seed", "level")
+    assert more.results["network"].values.tolist() == ["ticket", "reinit", "shuffle", "random_mask"]
+    again = lth_jax.evaluate(more.trained(42, 2), names["test"], lth_jax.from_linen(names["Net"]()))
+    written = more.results["test_accuracy"].sel(network="ticket", seed=42, level=2)
+    assert float(again["accuracy"]) == pytest.approx(float(written), abs=2e-3)

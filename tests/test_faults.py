@@ -21,7 +21,7 @@ from lth_jax.errors import InputError
 from lth_jax.runs import checkpoints, folders, results
 
 HERE = Path(__file__).parent
-TINY = ["--levels", "4", "--seeds", "42-43", "--methods", "xavier_uniform"]
+TINY = ["--levels", "4", "--seeds", "42-43", "--initializers", "xavier_uniform"]
 TINY += ["--epochs-per-level", "1", "--hidden", "16"]
 
 
@@ -41,7 +41,7 @@ class Runner:
         """One run in the folder ``out``: exit code, seconds, what it printed."""
         self.count += 1
         step |= {"output": str(self.folder / f"output{self.count}")}
-        if "save" not in step:
+        if not {"save", "find"} & step.keys():
             step |= {"arguments": ["init_comparison", *TINY, *more, "--out", str(out)]}
         self.process.stdin.write(json.dumps(step) + "\n")
         self.process.stdin.flush()
@@ -98,6 +98,24 @@ def test_killed_at_random_moments_a_run_loses_nothing(run, undisturbed, tmp_path
     assert run(folder)[0] == 0
     assert_same(folder, undisturbed)
     tally("kills survived", kills)
+
+
+@pytest.mark.parametrize("kill", ["level 1/3", "level 2/3"])
+def test_a_killed_search_goes_on_to_the_same_arrays(run, tmp_path, tally, kill):
+    code, _, printed = run(None, find=str(tmp_path / "whole"))
+    assert code == 0, printed
+    code, _, printed = run(None, find=str(tmp_path / "killed"), kill_at=kill)
+    assert code == -9, printed
+    finished = checkpoints.numbers(tmp_path / "killed" / "checkpoints")[0]
+    assert finished < 3, "killed before its end"
+    code, _, printed = run(None, find=str(tmp_path / "killed"))
+    assert code == 0, printed
+    assert f"resumed after level {finished}/3" in printed
+    ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("killed", "whole"))
+    assert ours.keys() == theirs.keys() > {"mask0", "weights0", "early_stop_iteration", "test_loss_curve"}
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
+    tally("kills survived")
 
 
 def test_killed_before_any_file_operation_of_a_save_a_whole_checkpoint_is_newest(
@@ -261,7 +279,7 @@ def size_of(folder):
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("parts", [0.4, 1.5, 2.5, 3.1])
+@pytest.mark.parametrize("parts", [0.4, 1.5, 2.5, 2.8])
 def test_a_full_disk_is_one_line_and_room_is_all_it_takes(run, undisturbed, tmp_path, parts):
     checkpoint = size_of(undisturbed / "checkpoints/4")
     with small_disk(tmp_path / "disk", int(parts * checkpoint)) as remount:

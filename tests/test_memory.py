@@ -5,17 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from idx import write_idx
 
+from lth_jax import levels, models, training
 from lth_jax.runs import axis, memory, sweep
+from lth_jax.tickets import schedules
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +64,25 @@ def test_the_block_by_hand():
     assert memory.fitting_block(8 * 2**30, 1000, state, 2) == 200
     assert memory.fitting_block(8 * 2**30, 88, state, 2) == 88
     assert memory.fitting_block(1, 88, state, 2) == 2
+
+
+def test_what_a_sweep_holds_of_a_run_by_hand():
+    shapes = {"a": {"kernel": jax.ShapeDtypeStruct((100, 10), "float32")}}
+    recipe = training.Recipe(models.from_flax(models.MLP()), optax.adam(0.1), 1, 1)
+
+    def held(rates=(0.2,), **choices):
+        sizes = schedules.iterative(shapes, {"a": {"kernel": True}}, rates)
+        sizes = sizes._replace(one_shot=choices.pop("one_shot", False))
+        plan = levels.Plan(recipe, sizes, {"a": {"kernel": True}}, **choices)
+        zeros = {"a": {"kernel": jnp.zeros((100, 10))}}
+        run = jax.eval_shape(lambda: levels.begin(0, zeros, {}, plan))
+        return memory.tree_bytes(sweep.block_state(run, plan)) // 1000
+
+    # Of each weight: 4 + 1 with its mask and 4 to rewind to, 4 + 1 where a network starts, 4 trained.
+    assert held() == 9 + 5 + 4
+    assert held(controls={"again": lambda run: run.ticket}) == 9 + 2 * (5 + 4)
+    assert held(optimizer="carried") == 9 + 5 + 4 + 2 * 8  # Adam's two moments, in the run and at the start
+    assert held(one_shot=True) == 9 + 5 + 4 + 4  # the dense network's
 
 
 def test_live_bytes_by_hand():
@@ -120,8 +143,42 @@ def test_blocks_have_a_folder_each(tmp_path, monkeypatch):
     assert [len(part) for _, part in sweep.blocks(tmp_path, seeds, state)] == [4, 4, 2]
 
 
-def test_memory_is_known():
-    assert 2**28 < memory.total() < 2**45
+class Host:
+    """A device that says nothing of its memory."""
+
+    def memory_stats(self):
+        return None
+
+
+class Accelerator(NamedTuple):
+    """A device with memory of its own."""
+
+    size: int
+
+    def memory_stats(self):
+        return {"bytes_limit": self.size}
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the system has no /proc/meminfo")
+def test_the_hosts_memory_is_what_the_system_says_in_bytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Host(), Host()])
+    limits = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "Path", lambda _: limits)
+    (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemTotal:"))
+    _, kibibytes, unit = line.split()
+    machine = 1024 * int(kibibytes)
+    assert unit == "kB"
+    assert memory.total() == pytest.approx(machine, rel=0.01)
+    for granted, expected in ((f"{machine // 2}\n", machine // 2), ("max\n", machine), (f"{2**63}", machine)):
+        limits.write_text(granted)
+        assert memory.total() == pytest.approx(expected, rel=0.01), granted
+
+
+def test_the_memory_of_accelerators_is_theirs_together(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(80 * 2**30), Accelerator(40 * 2**30)])
+    assert memory.total() == 120 * 2**30
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(80 * 2**30), Host()])
+    assert memory.total() != 80 * 2**30
 
 
 MEASURED = """
@@ -131,7 +188,7 @@ seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.rsplit("/", 1)[1]]))
 from experiments import cli
 from experiments.init_comparison import experiment as init_comparison
-cli.main(init_comparison.EXPERIMENT, sys.argv[1:])
+cli.main(cli.find("init_comparison"), sys.argv[1:])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps([peak, seen["cache_misses"], seen["cache_hits"]]))
 """
@@ -148,7 +205,7 @@ def peak_of(flags: list[str], out: Path, cache: Path) -> tuple[int, int, int]:
 
 
 def test_blocks_share_one_program_and_change_no_number(tmp_path):
-    flags = ["--methods", "kaiming_normal", "--levels", "1", "--epochs-per-level", "1"]
+    flags = ["--initializers", "kaiming_normal", "--levels", "1", "--epochs-per-level", "1"]
     flags += ["--batch-size", "4000", "--hidden", "30,10"]
     cache = tmp_path / "cache"
     _, compiled, found = peak_of([*flags, "--seeds", "0-9"], tmp_path / "few", cache)
@@ -167,11 +224,11 @@ def test_blocks_share_one_program_and_change_no_number(tmp_path):
 def test_a_thousand_seeds_of_lenet_300_100_take_less_than_8_gib(tmp_path):
     """Its states of 4.5 MB take 18.1 GB at once; in blocks of 200, and with 60 examples, a fifth of it."""
     write_idx(tmp_path / "digits")
-    flags = ["--dataset", "mnist", "--data-dir", str(tmp_path / "digits"), "--methods", "kaiming_normal"]
+    flags = ["--dataset", "mnist", "--data-dir", str(tmp_path / "digits"), "--initializers", "kaiming_normal"]
     flags += ["--levels", "1", "--epochs-per-level", "1", "--seeds", "0-999", "--block", "200"]
     peak, *_ = peak_of(flags, tmp_path / "out", tmp_path / "cache")
     assert peak < 8 * 2**30
     measured = xr.load_dataset(tmp_path / "out" / "results.nc")
-    assert dict(measured["test_loss"].sizes) == {"method": 1, "seed": 1000, "level": 1}
+    assert dict(measured["test_loss"].sizes) == {"initializer": 1, "seed": 1000, "level": 1}
     assert np.isfinite(measured["test_loss"]).all()
     assert len(np.unique(measured["test_loss"])) > 900  # 20 test images, but every seed its own network

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import make_digits
+from invented import SHAPE, best_at, synthetic
 
 from experiments import cli
 from experiments.mnist_tickets import (
@@ -21,7 +22,7 @@ from experiments.mnist_tickets import (
     figures as mnist_tickets_figures,
 )
 from experiments.mnist_tickets import measures, parts
-from lth_jax import branches, initializers
+from lth_jax import initializers, levels
 from lth_jax.data import datasets as data
 from lth_jax.errors import InputError
 from lth_jax.runs import results
@@ -31,7 +32,6 @@ SMALL = configuration.Config(
     seeds=(1, 2), iterations=6, eval_every=3, hidden=(6, 5), smallest=0.64, batch_size=20, validation=40,
     controls=("reinit", "rearrange", "shuffle", "random_mask"), control_trials=2, rewind_step=2,
 )  # fmt: skip
-SHAPE = (28, 28, 1)
 
 
 def test_levels_reach_the_smallest_size():
@@ -43,43 +43,44 @@ def test_levels_reach_the_smallest_size():
 def test_the_output_layer_loses_half_as_much():
     group, once = configuration.groups(CONFIG)
     _, shapes = parts.shapes_of(group, SHAPE, 10)
-    counts = parts.kept_counts(group, CONFIG, shapes)
+    counts = parts.sizes_of(group, CONFIG, shapes).keep
     np.testing.assert_array_equal(counts["hidden_0"]["kernel"][:3], [235_200, 188_160, 150_528])
     np.testing.assert_array_equal(counts["output"]["kernel"][:3], [1000, 900, 810])
     np.testing.assert_array_equal(counts["hidden_0"]["bias"], [300] * 20)
-    at_once = parts.kept_counts(once, CONFIG, shapes)
+    at_once = parts.sizes_of(once, CONFIG, shapes).keep
     np.testing.assert_array_equal(at_once["hidden_0"]["kernel"][:3], [235_200, 188_160, 150_528])
     # 1000 − round((1 − 0.8^19) / 2 · 1000)
     assert at_once["output"]["kernel"][19] == 507
 
 
-def make_line(group, config, image_shape=(4, 4, 1)):
-    _, shapes = parts.shapes_of(group, image_shape, 4)
+def make_run(group, config):
+    """A run with a random mask, whose θ_k is θ0 + 1; and its plan."""
+    plan, shapes = parts.make_plan(group, config, parts.Splits(make_digits(), {}, 4))
     params = initializers.initialize(jax.random.key(0), shapes, initializers.get("xavier_normal"))
-    early = jax.tree.map(lambda leaf: leaf + 1, params)
-    line = branches.begin(7, params, early=early)
+    late = jax.tree.map(lambda leaf: leaf + 1, params)
+    run = levels.begin(7, params, {}, plan, extras={"late": late})
     rng = np.random.default_rng(0)
     mask = {
         layer: {**leaves, "kernel": jnp.asarray(rng.random(leaves["kernel"].shape) < 0.5)}
-        for layer, leaves in line.mask.items()
+        for layer, leaves in run.ticket.mask.items()
     }
-    return line._replace(mask=mask), shapes
+    return run._replace(ticket=run.ticket._replace(mask=mask)), plan
 
 
 def test_what_each_control_keeps():
     group = configuration.groups(SMALL)[0]
-    line, shapes = make_line(group, SMALL)
-    names = configuration.siblings(SMALL, group)
+    run, plan = make_run(group, SMALL)
+    names = configuration.controls_of(SMALL, group)
+    assert plan.networks == ["ticket", *names]
     assert names == (
         "reinit:0", "reinit:1", "rearrange:0", "rearrange:1", "shuffle:0", "shuffle:1",
         "random_mask:0", "random_mask:1", "late",
     )  # fmt: skip
-    makers = {name: parts.make_sibling(name, group, SMALL, shapes) for name in names}
-    made = jax.jit(lambda line: {name: make(line) for name, make in makers.items()})(line)
-    for name, (params, mask) in made.items():
+    made = jax.jit(lambda run: {name: make(run) for name, make in plan.controls.items()})(run)
+    for name, (params, mask, _) in made.items():
         for layer in ("hidden_0", "hidden_1", "output"):
-            kept, places = (np.asarray(m[layer]["kernel"]) for m in (line.mask, mask))
-            before, after = (np.asarray(p[layer]["kernel"]) for p in (line.params, params))
+            kept, places = (np.asarray(m[layer]["kernel"]) for m in (run.ticket.mask, mask))
+            before, after = (np.asarray(p[layer]["kernel"]) for p in (run.ticket.params, params))
             assert places.sum() == kept.sum(), name
             moved = {"rearrange": layer != "output", "random_mask": True}.get(name.split(":")[0], False)
             assert np.array_equal(places, kept) != moved, name
@@ -92,56 +93,21 @@ def test_what_each_control_keeps():
             else:
                 np.testing.assert_array_equal(np.sort(after[places]), np.sort(before[kept]))
     for first, second in (("reinit:0", "reinit:1"), ("rearrange:0", "rearrange:1")):
-        kernels = [np.asarray(made[name][0]["hidden_0"]["kernel"]) for name in (first, second)]
+        kernels = [np.asarray(made[name].params["hidden_0"]["kernel"]) for name in (first, second)]
         assert (kernels[0] != kernels[1]).any(), "trials are different draws"
 
 
 def test_what_survives_is_counted_by_hand():
-    line, _ = make_line(configuration.groups(SMALL)[0], SMALL)
+    run, _ = make_run(configuration.groups(SMALL)[0], SMALL)
     weights = jnp.zeros((5, 4)).at[0, 0].set(-9.0).at[1, 1].set(9.0).at[2, 2].set(0.7)
     mask = jnp.zeros((5, 4), bool).at[:3, 0].set(True).at[1, 1].set(True).at[2, 2].set(True)
-    line.params["output"]["kernel"], line.mask["output"]["kernel"] = weights, mask
-    found = parts.inspect(line, initializers.get("normal:0.5"))
+    run.ticket.params["output"]["kernel"], run.ticket.mask["output"]["kernel"] = weights, mask
+    found = parts.inspect(run, initializers.get("normal:0.5"))
     counts = np.asarray(found["survivors_output"])
     # 0.7 is 1.4 standard deviations: bin ⌊(1.4 + 4) · 81 / 8⌋ = 54; 0 is in the middle one, 40.
     assert {int(i): int(counts[i]) for i in np.flatnonzero(counts)} == {0: 1, 40: 2, 54: 1, 80: 1}
     np.testing.assert_array_equal(found["incoming_output"], [3, 1, 1, 0])
     np.testing.assert_array_equal(found["outgoing_output"], [2, 2, 1, 0, 0])
-
-
-def synthetic(config, curve):
-    """A part's results with invented validation losses: ``curve(arm, seed, kept, iterations)``."""
-    found = []
-    iterations, seeds = np.arange(config.eval_every, config.iterations + 1, config.eval_every), config.seeds
-    for group in configuration.groups(config):
-        _, shapes = parts.shapes_of(group, SHAPE, 10)
-        kernels = {n: leaf["kernel"] for n, leaf in parts.kept_counts(group, config, shapes).items()}
-        weights, dense = (sum(kernels.values()), sum(c[0] for c in kernels.values()))
-        arms = [(label, *configuration.siblings(config, group)) for label, _ in group.lines]
-        table = np.array([
-            [[curve(arm, seed, n / dense, iterations) for arm in line] for line in arms for seed in seeds]
-            for n in weights
-        ])  # fmt: skip
-        size = np.broadcast_to(weights[:, None, None], table.shape[:3])
-        networks = {
-            "validation_loss": table, "test_accuracy": 1 - table / 10, "batch_loss": table,
-            "kept": size / dense, "kept_weights": size,
-        }  # fmt: skip
-        lines = {}
-        if group.inspect:
-            line = branches.begin(0, jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes))
-            one = jax.jit(lambda line: parts.inspect(line, initializers.get("normal:1")))(line)
-            shape = (len(weights), len(config.seeds))
-            lines = {n: np.broadcast_to(np.asarray(a), (*shape, *a.shape)) for n, a in one.items()}
-        found.append(parts.labelled(group, config, networks, lines))
-    joined = parts.join(found)
-    return joined.assign_attrs(variant=config.part, dataset="invented", config="{}")
-
-
-def best_at(arm, seed, kept, iterations):
-    """Least loss at half the time for small iterative tickets, a little noise by seed; never a tie."""
-    soon = arm == "iterative" and kept < 0.5
-    return ((iterations / iterations[-1] - (0.25 if soon else 0.5)) ** 2) + 0.001 * seed + 0.01 * (not soon)
 
 
 def test_inspect_is_iterative_by_another_name():
@@ -334,14 +300,14 @@ def test_configurations_that_the_data_cannot_serve_are_refused(wrong, flag):
 
 
 def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data, "load", tiny_data)
+    monkeypatch.setattr("lth_jax.data.load", tiny_data)
     out = tmp_path / "run"
     flags = dataclasses.asdict(SMALL) | {"part": "one_shot", "controls": ("reinit",), "smallest": 0.8}
     arguments = ["--out", str(out)]
     for name, value in flags.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         arguments += ["--" + name.replace("_", "-"), text]
-    cli.main(mnist_tickets.EXPERIMENT, arguments)
+    cli.main(cli.find("mnist_tickets"), arguments)
     measured = results.load(out / results.RESULTS)
     assert measured["arm"].values.tolist() == ["one_shot", "reinit:0", "reinit:1", "late"]
     assert dict(measured["validation_loss"].sizes) == {"arm": 4, "seed": 2, "level": 2, "iteration": 2}
@@ -351,7 +317,7 @@ def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, cap
     np.testing.assert_allclose(measured["kept"].isel(level=1), (77 + 24 + 18) / 146, rtol=1e-6)
     assert "level 2/2" in capsys.readouterr().out
     (out / results.RESULTS).unlink()
-    cli.main(mnist_tickets.EXPERIMENT, arguments)
+    cli.main(cli.find("mnist_tickets"), arguments)
     assert "resumed after level 2/2" in capsys.readouterr().out
     again = results.load(out / results.RESULTS)
     np.testing.assert_array_equal(again["validation_loss"], measured["validation_loss"])

@@ -15,16 +15,15 @@ import xarray as xr
 from conftest import make_digits
 
 from experiments import cli
-from experiments.init_comparison import experiment as e1
 from lth_jax import initializers, levels, models, training
 from lth_jax.keys import stream
-from lth_jax.runs import axis, results
-from lth_jax.tickets import masks, pruning
+from lth_jax.runs import axis, results, sweep
+from lth_jax.tickets import masks, schedules
 
 HERE = Path(__file__).parent
 NETWORK = models.from_flax(models.MLP((8, 6), classes=4, activation=models.leaky_relu))
 SHAPES = models.parameter_shapes(NETWORK, (4, 4, 1))
-LAYERS = ("hidden_0", "hidden_1", "output")
+LAYERS, LEVELS = ("hidden_0", "hidden_1", "output"), 4
 
 
 def params(seed):
@@ -34,7 +33,9 @@ def params(seed):
 
 def make_plan(optimizer, steps=30, **options):
     recipe = training.Recipe(NETWORK, optimizer, 20, steps, steps)
-    return levels.Plan(recipe, pruning.rates(SHAPES, 0.2), masks.prunable(SHAPES), **options)
+    prunable = masks.prunable(SHAPES)
+    sizes = schedules.iterative(SHAPES, prunable, [0.2] * (LEVELS - 1))
+    return levels.Plan(recipe, sizes, prunable, **options)
 
 
 def runs(plan, seeds=(42, 43, 44)):
@@ -117,15 +118,22 @@ def played():
     """Two seeds, four levels of three epochs: what a change of any number on the way would change."""
     digits, plan = make_digits(), make_plan(optax.adam(0.01))
     started = runs(plan, (42, 43))
-    found = {"weights": [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(started.params)]}
-    for number, (_, level) in enumerate(levels.play(started, digits, {"all": digits}, plan, 4)):
+    found = {"weights": [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(started.ticket.params)]}
+    played = sweep.run_levels(
+        started, digits, plan, watch={"all": digits}, record=lambda outcome: outcome, inspect=kept_weights
+    )
+    for number, level in enumerate(played):
         found[f"level {number}"] = {
-            "loss": np.asarray(level.curves.watched["all"].loss)[:, -1].tolist(),
-            "batch loss": np.asarray(level.curves.batch_loss)[:, -1].tolist(),
-            "accuracy": np.asarray(level.curves.watched["all"].accuracy)[:, -1].tolist(),
-            "kept": [int(np.asarray(n)[0]) for n in jax.tree.leaves(level.kept_counts)],
+            "loss": level.networks.measured["all"]["loss"][:, 0].tolist(),
+            "batch loss": level.networks.curves.batch_loss[:, 0, -1].tolist(),
+            "accuracy": level.networks.measured["all"]["accuracy"][:, 0].tolist(),
+            "kept": [int(np.asarray(n)[0]) for n in jax.tree.leaves(level.inspected)],
         }
     return found
+
+
+def kept_weights(run):
+    return masks.counts(run.ticket.mask)
 
 
 def test_the_frozen_run_has_not_drifted_and_meets_no_nan():
@@ -147,11 +155,18 @@ def test_debug_nans_would_have_seen_one():
         jax.jit(lambda x: x / x)(jnp.zeros(()))
 
 
+def play_level(run, data, plan):
+    """One level of one run: the run after it."""
+    (start,) = levels.branch(run, plan)
+    outcome = levels.train_network(start, data, {"all": data}, plan.recipe)
+    return levels.advance(run, outcome.trained, plan, data)
+
+
 def test_a_level_leaks_no_tracer(digits):
     plan, leaked = make_plan(optax.adam(0.01), steps=2), []
     run = levels.begin(42, params(42), {}, plan)
     with jax.checking_leaks():
-        following = jax.eval_shape(lambda r: levels.play_level(r, digits, {"all": digits}, plan)[0], run)
+        following = jax.eval_shape(lambda r: play_level(r, digits, plan), run)
     assert following.level.shape == ()
     with jax.checking_leaks(), pytest.raises(Exception, match="Leaked"):  # it would have been seen
         jax.jit(lambda x: leaked.append(x) or x)(jnp.zeros(()))
@@ -159,7 +174,7 @@ def test_a_level_leaks_no_tracer(digits):
 
 @pytest.mark.long
 def test_the_core_passes_with_x64_on():
-    files = [str(HERE / f"test_{name}.py") for name in ("masks", "pruning", "training")]
+    files = [str(HERE / f"test_{name}.py") for name in ("masks", "pruning", "schedules", "training")]
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", *files, "-m", "not long"]
     environment = {**os.environ, "JAX_ENABLE_X64": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
@@ -173,45 +188,51 @@ def test_the_core_passes_with_x64_on():
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_a_seed_that_diverges_changes_no_other_by_a_bit(digits, chunk):
     plan = make_plan(optax.adam(0.01))
-    step = axis.map_runs(lambda run, data: levels.play_level(run, data, {}, plan), chunk=chunk)
+    step = axis.map_runs(lambda run, data: play_level(run, data, plan), chunk=chunk)
     whole = runs(plan, (42, 43, 44, 45))
-    start = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), whole.params)
-    healthy, beside = whole, whole._replace(params=start, rewind_to=start)
+    start = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), whole.ticket.params)
+    lost = whole.ticket._replace(params=start), whole.rewind_to._replace(params=start)
+    healthy, beside = whole, whole._replace(ticket=lost[0], rewind_to=lost[1])
     for _ in range(2):
-        healthy, beside = step(healthy, digits)[0], step(beside, digits)[0]
-    assert np.isnan(beside.params["output"]["kernel"][1]).all()
+        healthy, beside = step(healthy, digits), step(beside, digits)
+    assert np.isnan(beside.ticket.params["output"]["kernel"][1]).all()
     others = np.array([0, 2, 3])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[others], b[others]), healthy, beside)
-    kept = [m.sum(axis=tuple(range(1, m.ndim))).tolist() for m in jax.tree.leaves(beside.mask)]
+    kept = [m.sum(axis=tuple(range(1, m.ndim))).tolist() for m in jax.tree.leaves(beside.ticket.mask)]
     assert all(len(set(counts)) == 1 for counts in kept)  # it was pruned by number all the same
+    assert [counts[1] for counts in kept] == [8, 82, 6, 30, 4, 15]  # two levels of a fifth each
 
 
 def test_marking_is_by_loss_and_for_all_levels_after():
-    dims = ("method", "seed", "level")
+    dims = ("initializer", "seed", "level")
     loss = np.array([[[0.5, 0.4, 0.3], [0.5, np.nan, 0.3]], [[np.inf, 1, 1], [0.5, 0.4, 0.3]]])
     accuracy = np.full((2, 2, 3), 0.9)
     values = {"test_loss": (dims, loss), "train_loss": (dims, np.ones((2, 2, 3)))}
     values |= {"test_accuracy": (dims, accuracy), "kept": (dims, accuracy)}
-    labels = {"method": ["a", "b"], "seed": [42, 43], "level": [0, 1, 2]}
+    labels = {"initializer": ["a", "b"], "seed": [42, 43], "level": [0, 1, 2]}
     marked = results.mark_diverged(results.by_label(values, labels, {}))
     expected = [[[0, 0, 0], [0, 1, 1]], [[1, 1, 1], [0, 0, 0]]]
     np.testing.assert_array_equal(marked["diverged"], np.array(expected, bool))
     np.testing.assert_array_equal(np.isnan(marked["test_accuracy"]), np.array(expected, bool))
     assert not np.isnan(marked["kept"]).any()
-    assert results.diverged_runs(marked) == ["method a seed 43 from level 1", "method b seed 42 from level 0"]
+    assert results.diverged_runs(marked) == [
+        "initializer a seed 43 from level 1",
+        "initializer b seed 42 from level 0",
+    ]
 
 
 def test_a_network_of_nan_has_no_accuracy(digits):
     state = training.init_state(make_plan(optax.adam(0.01)).recipe, params(1), {}, masks.ones_like(SHAPES))
     lost = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
-    assert np.isnan(training.evaluate(lost, digits, NETWORK).accuracy)
-    assert 0 <= float(training.evaluate(state, digits, NETWORK).accuracy) <= 1
+    assert np.isnan(training.evaluate(lost, digits, NETWORK)["accuracy"])
+    assert 0 <= float(training.evaluate(state, digits, NETWORK)["accuracy"]) <= 1
 
 
 def test_a_run_whose_seeds_all_diverge_ends_with_their_names(tmp_path, capsys):
-    arguments = ["--levels", "2", "--epochs-per-level", "1", "--hidden", "4", "--methods", "xavier_uniform"]
+    arguments = ["--levels", "2", "--epochs-per-level", "1", "--hidden", "4"]
+    arguments += ["--initializers", "xavier_uniform"]
     cli.main(
-        e1.EXPERIMENT,
+        cli.find("init_comparison"),
         [*arguments, "--seeds", "42-43", "--learning-rate", "1e30", "--out", str(tmp_path / "run")],
     )
     with xr.open_dataset(tmp_path / "run" / "results.nc") as measured:
@@ -220,7 +241,7 @@ def test_a_run_whose_seeds_all_diverge_ends_with_their_names(tmp_path, capsys):
         assert bool(np.isnan(measured["test_accuracy"]).all())
     printed, report = capsys.readouterr().out, (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     for text in (printed, report):
-        assert "diverged, and in no mean: method xavier_uniform seed 43 from level 0" in text
+        assert "diverged, and in no mean: initializer xavier_uniform seed 43 from level 0" in text
         assert "nan ± nan (2 diverged)" in text
 
 

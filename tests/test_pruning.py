@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lth_jax.tickets import masks, pruning
+from lth_jax.tickets import masks, pruning, schedules
 
 SCORES = st.sampled_from(np.float32([-np.inf, -2, -1, -0.0, 0.0, 0.5, 1, 2, np.inf, np.nan]))
 
@@ -43,14 +43,6 @@ def test_remove_lowest_in_other_precisions(dtype):
     np.testing.assert_array_equal(found, [True, False, True, False, True])
 
 
-@given(st.integers(0, 2**31 - 1), st.integers(1, 9999))
-@settings(deadline=None, max_examples=300)
-def test_removal_count_rounds_the_exact_product_half_to_even(survivors, tenthousandths):
-    exact, rest = divmod(survivors * tenthousandths, 10_000)
-    expected = exact + (2 * rest > 10_000 or (2 * rest == 10_000 and exact % 2 == 1))
-    assert int(pruning.removal_count(jnp.asarray(survivors), tenthousandths / 10_000)) == expected
-
-
 def tree(first, bias, last):
     return {
         "hidden": {"kernel": jnp.asarray(first, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)},
@@ -59,65 +51,95 @@ def tree(first, bias, last):
 
 
 PARAMS = tree([[0.1, -0.2, 0.3], [-0.4, 0.5, -0.6]], [0.01, 0.02, 0.03], [[1.0], [-2.0], [3.0]])
+PRUNABLE = masks.prunable(PARAMS)
+MAGNITUDE = jax.tree.map(jnp.abs, PARAMS)
+DENSE = masks.ones_like(PARAMS)
 
 
-def test_prune_layers_takes_each_layers_own_fraction():
-    rate = pruning.rates(PARAMS, 0.5, {"output": 0.3})
-    score = pruning.scores(pruning.magnitude, PARAMS, PARAMS)
-    mask = pruning.prune_layers(masks.ones_like(PARAMS), score, rate)
+def counts(hidden, output):
+    hidden, bias, output = map(jnp.asarray, (hidden, 3, output))
+    return {"hidden": {"kernel": hidden, "bias": bias}, "output": {"kernel": output}}
+
+
+def test_prune_layers_keeps_each_layers_own_number():
+    mask = pruning.prune_layers(DENSE, MAGNITUDE, counts(3, 2), PRUNABLE)
     np.testing.assert_array_equal(mask["hidden"]["kernel"], [[False, False, False], [True, True, True]])
     np.testing.assert_array_equal(mask["output"]["kernel"], [[False], [True], [True]])
     assert bool(mask["hidden"]["bias"].all())
 
 
 def test_prune_global_ranks_all_layers_together():
-    score = pruning.scores(pruning.magnitude, PARAMS, PARAMS)
-    mask = pruning.prune_global(masks.ones_like(PARAMS), score, pruning.rates(PARAMS, 7 / 9))
+    mask = pruning.prune_global(DENSE, MAGNITUDE, {"all layers": jnp.asarray(2)}, PRUNABLE)
     np.testing.assert_array_equal(mask["hidden"]["kernel"], np.zeros((2, 3), bool))
     np.testing.assert_array_equal(mask["output"]["kernel"], [[False], [True], [True]])
+    assert bool(mask["hidden"]["bias"].all())
+    once_more = pruning.prune_global(mask, MAGNITUDE, jnp.asarray(1), PRUNABLE)
+    np.testing.assert_array_equal(once_more["output"]["kernel"], [[False], [False], [True]])
 
 
-def test_prune_global_refuses_several_rates():
-    rate = pruning.rates(PARAMS, 0.5, {"output": 0.1})
-    with pytest.raises(ValueError, match=r"one rate for all layers, got \[0.1, 0.5\]"):
-        pruning.prune_global(masks.ones_like(PARAMS), PARAMS, rate)
+@pytest.mark.parametrize(("scope", "keep"), [("layer", counts(2, 1)), ("global", jnp.asarray(1))])
+def test_a_leaf_that_is_not_ranked_is_left_alone(scope, keep):
+    ranked = {"hidden": {"kernel": False, "bias": False}, "output": {"kernel": True}}
+    mask = pruning.SCOPES[scope](DENSE, MAGNITUDE, keep, ranked)
+    assert bool(mask["hidden"]["kernel"].all())
+    np.testing.assert_array_equal(mask["output"]["kernel"], [[False], [False], [True]])
+
+
+def test_scopes_are_those_of_the_schedules():
+    assert tuple(pruning.SCOPES) == schedules.SCOPES
 
 
 @functools.cache
 def prune(scope, rate):
-    """Compiled once for each scope and rate."""
-    rates = pruning.rates(PARAMS, rate)
-    return jax.jit(
-        lambda mask, final: pruning.SCOPES[scope](
-            mask, pruning.scores(pruning.magnitude, PARAMS, final), rates
-        )
-    )
+    """Three prunings and their sizes, compiled once for each scope and rate."""
+    sizes = schedules.iterative(PARAMS, PRUNABLE, [rate] * 3, scope=scope)
+
+    def one(mask, final, level):
+        keep = jax.tree.map(lambda each: jnp.asarray(each)[level], sizes.keep)
+        return pruning.SCOPES[scope](mask, jax.tree.map(jnp.abs, final), keep, sizes.ranked)
+
+    return jax.jit(one)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["layer", "global"]), st.sampled_from([0.1, 0.2, 0.5]))
 @settings(deadline=None, max_examples=20)
 def test_successive_masks_are_nested_and_counts_exact(seed, scope, rate):
-    rng = np.random.default_rng(seed)
-    mask, prunable = masks.ones_like(PARAMS), masks.prunable(PARAMS)
-    for _ in range(4):
+    rng, mask = np.random.default_rng(seed), DENSE
+    for level in range(1, 4):
         final = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), PARAMS)
-        smaller = prune(scope, rate)(mask, final)
+        smaller = prune(scope, rate)(mask, final, level)
         assert bool(masks.is_nested(smaller, mask))
         sizes = [int(m["hidden"]["kernel"].sum()) for m in (mask, smaller)]
         if scope == "layer":
             assert sizes[1] == sizes[0] - round(rate * sizes[0])
-        total = [round(9 * float(masks.kept_fraction(m, prunable))) for m in (mask, smaller)]
+        total = [round(9 * float(masks.kept_fraction(m, PRUNABLE))) for m in (mask, smaller)]
         if scope == "global":
             assert total[1] == total[0] - round(rate * total[0])
         mask = smaller
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_rates_outside_the_open_interval(rate):
-    with pytest.raises(ValueError, match=r"outside 0\.0001"):
-        pruning.rates(PARAMS, rate)
+def random_ticket(seed):
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (16, 7), "b": (7, 4), "bias": (4,)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    mask = {name: jnp.asarray(rng.random(shape) < 0.7) for name, shape in shapes.items()}
+    return params, mask | {"bias": jnp.ones(4, bool)}
 
 
-def test_rate_of_a_layer_that_is_not_there():
-    with pytest.raises(ValueError, match="no layer called outptu; the model has hidden, output"):
-        pruning.rates(PARAMS, 0.2, {"outptu": 0.1})
+RANKED = {"a": True, "b": True, "bias": False}
+prune_layers = jax.jit(lambda mask, score, keep: pruning.prune_layers(mask, score, keep, RANKED))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_pruning_to_counts_is_exact_nested_and_takes_the_lowest(seed):
+    params, mask = random_ticket(seed)
+    score = jax.tree.map(jnp.abs, params)
+    keep = jax.tree.map(lambda count: count - count // 3, masks.counts(mask))
+    left = prune_layers(mask, score, keep)
+    assert bool(masks.is_nested(left, mask))
+    for name in ("a", "b"):
+        before, after, magnitude = (np.asarray(each[name]) for each in (mask, left, score))
+        assert after.sum() == int(keep[name])
+        assert magnitude[before & ~after].max() <= magnitude[after].min()
+    assert np.asarray(left["bias"]).all()

@@ -3,13 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lth_jax import initializers, models, training
-from lth_jax.tickets import masks, pruning, rewinding
+from lth_jax import models
+from lth_jax.tickets import masks, rewinding
 
 SHAPES = models.parameter_shapes(models.from_flax(models.MLP((7,), classes=4)), (4, 4, 1))
 PRUNABLE = masks.prunable(SHAPES)
@@ -26,7 +25,6 @@ def ticket(seed, kept=0.4):
     return params, mask
 
 
-prune_to = jax.jit(lambda mask, score, keep: pruning.prune_to(mask, score, keep, PRUNABLE))
 shuffle = jax.jit(lambda key, mask, params: rewinding.shuffle(key, mask, params, PRUNABLE))
 
 
@@ -109,25 +107,21 @@ def test_signed_constants_by_hand():
     np.testing.assert_allclose(found["a"]["bias"], [0.7, 0.7])
 
 
-def test_fresh_weights_are_the_schemes_own():
-    scheme = initializers.get("normal:0.1")
-    params = rewinding.fresh(jax.random.key(0), SHAPES, scheme)
-    expected = initializers.initialize(jax.random.key(0), SHAPES, scheme)
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
-    other = rewinding.fresh(jax.random.key(1), SHAPES, scheme)
-    assert (np.asarray(other["hidden_0"]["kernel"]) != np.asarray(params["hidden_0"]["kernel"])).all()
+def test_frozen_weights_stay_where_they_are_told_to():
+    params, mask = ticket(2)
+    other, _ = ticket(3)
+    found = rewinding.frozen(mask, params, other)
+    for layer in LAYERS:
+        kept = np.asarray(mask[layer]["kernel"])
+        expected = np.where(kept, params[layer]["kernel"], other[layer]["kernel"])
+        np.testing.assert_array_equal(found[layer]["kernel"], expected)
+        np.testing.assert_array_equal(found[layer]["bias"], params[layer]["bias"])
 
 
-def test_theta_k_is_where_training_is_after_k_steps(digits):
-    network = models.from_flax(models.MLP((7,), classes=4))
-    recipe = training.Recipe(network, optax.adam(0.01), 20, steps=24, eval_every=6)
-    start = initializers.initialize(jax.random.key(4), SHAPES, initializers.get("xavier_normal"))
-    key, dense = jax.random.key(5), masks.ones_like(start)
-    state = training.init_state(recipe, start, {}, dense)
-    stopped, _ = training.train(key, state, dense, digits, recipe, stop=12)  # in its second epoch of 10
-    found = rewinding.at_step(key, start, digits, recipe, 12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, stopped.params)
-    assert rewinding.at_step(key, start, digits, recipe, 0) is start
+def test_two_ways_to_go_on():
+    params, other = ticket(2)[0], ticket(3)[0]
+    assert rewinding.to_start(params, other) is params
+    assert rewinding.no_reset(params, other) is other
 
 
 def test_connections_by_hand():
@@ -139,30 +133,3 @@ def test_connections_by_hand():
     below, above = masks.connections(filters)
     np.testing.assert_array_equal(below, [3, 3])
     np.testing.assert_array_equal(above, [2, 2, 2])
-
-
-def test_counts_of_every_level_are_known_beforehand():
-    shapes = {"a": jax.ShapeDtypeStruct((2, 5), "float32"), "b": jax.ShapeDtypeStruct((4,), "float32")}
-    step = {"a": 0.2, "b": 0.0}
-    # 10; 10 − 2; 8 − round(1.6) = 6; 6 − round(1.2) = 5
-    found = pruning.kept_counts(shapes, [step] * 3, from_dense=False)
-    np.testing.assert_array_equal(found["a"], [10, 8, 6, 5])
-    np.testing.assert_array_equal(found["b"], [4, 4, 4, 4])
-    once = pruning.kept_counts(shapes, [{"a": 0.3, "b": 0.0}, {"a": 0.85, "b": 0.0}], from_dense=True)
-    np.testing.assert_array_equal(once["a"], [10, 7, 2])  # round(8.5) = 8, half to even
-
-
-@settings(max_examples=20, deadline=None)
-@given(seeds)
-def test_pruning_to_counts_is_exact_nested_and_takes_the_lowest(seed):
-    params, mask = ticket(seed, kept=0.7)
-    score = jax.tree.map(jnp.abs, params)
-    keep = jax.tree.map(lambda count: count - count // 3, masks.counts(mask))
-    left = prune_to(mask, score, keep)
-    assert bool(masks.is_nested(left, mask))
-    for layer in LAYERS:
-        before, after = (np.asarray(tree[layer]["kernel"]) for tree in (mask, left))
-        assert after.sum() == int(keep[layer]["kernel"])
-        magnitude = np.abs(np.asarray(params[layer]["kernel"]))
-        assert magnitude[before & ~after].max() <= magnitude[after].min()
-        assert np.asarray(left[layer]["bias"]).all()

@@ -16,9 +16,6 @@ from experiments.supermask import (
     claims as supermask_claims,
 )
 from experiments.supermask import (
-    experiment as supermask,
-)
-from experiments.supermask import (
     grid as supermask_grid,
 )
 from experiments.supermask import (
@@ -32,6 +29,7 @@ from lth_jax import initializers, models, training
 from lth_jax.errors import InputError
 from lth_jax.keys import stream
 from lth_jax.runs import results
+from lth_jax.runs.job import Execution, Job
 from lth_jax.tickets import masks, rewinding
 
 TINY = Config(
@@ -70,12 +68,14 @@ def test_a_smaller_network_is_a_mask_of_the_largest(setting, digits):
     def run(network, params, kept):
         recipe = training.Recipe(network, optax.adam(1e-2), 20, 60, 20)
         state = training.init_state(recipe, params, {}, kept)
-        return training.train(jax.random.key(0), state, kept, digits, recipe, {"all": digits})
+        watch = {"all": training.evaluation(digits, recipe)}
+        return training.train(jax.random.key(0), state, kept, digits, recipe, watch)
 
     alone, curves = jax.jit(lambda p: run(small_network, p, masks.ones_like(small)))(small)
     inside, same = jax.jit(lambda p, m: run(setting.network, p, m))(large, mask)
-    np.testing.assert_allclose(same.watched["all"].loss, curves.watched["all"].loss, rtol=1e-4)
-    assert curves.watched["all"].loss[-1] < 0.95 * curves.watched["all"].loss[0], "it has learned something"
+    loss = curves.observed["all"]["loss"]
+    np.testing.assert_allclose(same.observed["all"]["loss"], loss, rtol=1e-4)
+    assert loss[-1] < 0.95 * loss[0], "it has learned something"
     embedded, _ = supermask_recipe.embed(alone.params, setting.shapes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), inside.params, embedded)
 
@@ -109,13 +109,14 @@ def test_best_iteration_is_the_first_finite_minimum():
     np.testing.assert_array_equal(supermask_recipe.best_iteration(loss, 100), [200, 300])
 
 
-def test_every_seed_stops_at_its_own_iteration(setting, digits):
-    starts = supermask_recipe.baseline_starts(setting, [10, 30])
-    found, _, curve = supermask_recipe.train_many(
-        starts, (digits, digits), setting, 30, 1, jax.block_until_ready, None, keep_weights=True
+def test_every_seed_stops_at_its_own_iteration(setting, digits, tmp_path):
+    starts = supermask_recipe.baseline_starts(setting, [10, 30], supermask_recipe.RETRAIN)
+    found, curve = supermask_recipe.train_many(
+        starts, (digits, digits), setting, 30, Job(tmp_path, Execution()), keep_weights=True
     )
-    assert curve.loss[0, 0] == curve.loss[0, 1] == curve.loss[0, 2]
-    assert len(set(curve.loss[1].tolist())) == 3
+    loss = curve["loss"]  # before the first step, and after 10, 20 and 30
+    assert loss[0, 0] != loss[0, 1] == loss[0, 2] == loss[0, 3]
+    assert len(set(loss[1].tolist())) == 4
     recipe = training.Recipe(setting.network, optax.adam(TINY.learning_rate), 20, 10, 10)
     for seed, steps, place in ((1, 10, 0), (2, 30, 1)):
         one = replace(recipe, steps=steps)
@@ -130,11 +131,12 @@ def test_every_seed_stops_at_its_own_iteration(setting, digits):
 
 
 def test_levels_keep_what_iterative_pruning_would(grid):
-    kept = grid.keep["hidden_0"]["kernel"], grid.keep["output"]["kernel"]
+    keep = supermask_grid.kept_at(grid)
+    kept = keep["hidden_0"]["kernel"], keep["output"]["kernel"]
     np.testing.assert_array_equal(kept[0], [round(0.64 * 192), round(0.8**8 * 192)])
     np.testing.assert_array_equal(kept[1], [round(0.81 * 32), round(0.9**8 * 32)])
     total = 16 * 12 + 12 * 8 + 8 * 4
-    expected = [sum(int(grid.keep[layer]["kernel"][i]) for layer in grid.shapes) / total for i in (0, 1)]
+    expected = [sum(int(keep[layer]["kernel"][i]) for layer in grid.shapes) / total for i in (0, 1)]
     np.testing.assert_allclose(supermask_grid.kept_fractions(grid), expected)
 
 
@@ -144,7 +146,7 @@ def all_cells():
     grid = supermask_grid.make_setting(TINY, (4, 4, 1), 4)
     initial = supermask_grid.initial_weights(1, grid)
     score = jax.tree.map(jnp.abs, initial)
-    keep = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), grid.keep)
+    keep = jax.tree.map(lambda leaf: leaf[1], supermask_grid.kept_at(grid))
 
     def one(kept, pruned):
         cell = supermask_grid.Cell(jnp.asarray(0), jnp.asarray(0), kept, pruned)
@@ -314,7 +316,7 @@ def test_from_command_to_report_and_back(tmp_path, capsys):
     for name, value in options.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
         arguments += [f"--{name.replace('_', '-')}", text]
-    cli.main(supermask.EXPERIMENT, arguments)
+    cli.main(cli.find("supermask"), arguments)
     assert "Table 1" in capsys.readouterr().out
     measured = results.load(out / results.RESULTS)
     assert measured["validation_loss"].dims == ("network", "seed", "iteration")
@@ -339,7 +341,7 @@ def test_from_command_to_report_and_back(tmp_path, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
     (out / results.RESULTS).unlink()
     (steps / "thresholds.nc").unlink()
-    cli.main(supermask.EXPERIMENT, arguments)
+    cli.main(cli.find("supermask"), arguments)
     after = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
     assert {name for name in before if before[name] != after[name]} <= {
         "thresholds.nc",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import models, training
+from lth_jax import models, tasks, training
 from lth_jax.tickets import masks, supermasks
 
 BASE = models.from_flax(models.MLP((12,), classes=4))
@@ -88,26 +88,26 @@ def test_expected_size_counts_masked_leaves_only():
 def test_inference_is_by_the_likeliest_mask(digits):
     rng = np.random.default_rng(1)
     logits = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), SHAPES)
-    network = supermasks.network(supermasks.Learner(BASE, OF, False))
-    images = training.to_float(digits.images)
+    network = supermasks.network(supermasks.SupermaskConfig(BASE, OF, False))
+    images = tasks.to_float(digits.images)
     found, _ = network.apply(logits, {"weights": weights(), "model": {}}, images, None)
-    kept = jax.tree.map(lambda w, a, yes: w * (a > 0) if yes else w, weights(), logits, OF)
+    kept = jax.tree.map(lambda w, a, yes: jnp.where(a > 0, w, 0) if yes else w, weights(), logits, OF)
     expected, _ = BASE.apply(kept, {}, images, None)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_certain_masks_are_drawn_alike(digits):
-    learner = supermasks.Learner(BASE, OF, True)
+    learner = supermasks.SupermaskConfig(BASE, OF, True)
     logits = jax.tree.map(lambda leaf: jnp.where(leaf > 0, 60.0, -60.0), weights())
     collections = {"weights": weights(), "model": {}}
     drawn = supermasks.evaluate_draws(jax.random.key(0), logits, collections, digits, learner, draws=3)
-    assert drawn.accuracy.shape == drawn.loss.shape == (3,)
+    assert drawn["accuracy"].shape == drawn["loss"].shape == (3,)
     state = training.TrainState(logits, collections, ())
     likely = training.evaluate(state, digits, supermasks.network(learner))
-    np.testing.assert_allclose(drawn.loss, likely.loss, rtol=1e-5)
+    np.testing.assert_allclose(drawn["loss"], likely["loss"], rtol=1e-5)
     uncertain = jax.tree.map(jnp.zeros_like, logits)
     many = supermasks.evaluate_draws(jax.random.key(0), uncertain, collections, digits, learner, draws=3)
-    assert len(np.unique(many.loss)) == 3
+    assert len(np.unique(many["loss"])) == 3
 
 
 @functools.cache
@@ -115,19 +115,20 @@ def learn():
     """Learn a mask and measure it before and after; one program with and without rescaling."""
 
     def one(rescale, digits):
-        learner = supermasks.Learner(BASE, OF, rescale)
+        learner = supermasks.SupermaskConfig(BASE, OF, rescale)
         network, optimizer = supermasks.network(learner), optax.adam(0.1)
         logits, collections = supermasks.start_logits(weights()), {"weights": weights(), "model": {}}
         recipe = training.Recipe(network, optimizer, 20, 200, 100)
         start = training.TrainState(logits, collections, optimizer.init(logits))
         every = masks.ones_like(logits)
-        state, curves = training.train(jax.random.key(0), start, every, digits, recipe, {"all": digits})
+        watch = {"all": training.evaluation(digits, recipe)}
+        state, curves = training.train(jax.random.key(0), start, every, digits, recipe, watch)
         key = jax.random.key(1)
         before, after = (
-            supermasks.evaluate_draws(key, a, collections, digits, learner, draws=4).accuracy.mean()
+            supermasks.evaluate_draws(key, a, collections, digits, learner, draws=4)["accuracy"].mean()
             for a in (logits, state.params)
         )
-        return state, before, after, curves.watched["all"].accuracy[-1]
+        return state, before, after, curves.observed["all"]["accuracy"][-1]
 
     return jax.jit(one)
 
@@ -143,7 +144,7 @@ def test_learning_a_mask_moves_logits_alone_and_helps(digits, rescale):
 
 
 def test_a_network_of_ones_own_initializes_its_weights_and_equal_logits():
-    network = supermasks.network(supermasks.Learner(BASE, OF, False))
+    network = supermasks.network(supermasks.SupermaskConfig(BASE, OF, False))
     logits, collections = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     assert jax.tree.structure(logits) == jax.tree.structure(collections["weights"])
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(logits))

@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 
 from experiments import cli
-from experiments.ticket_distribution import experiment as e2
 from experiments.ticket_distribution import networks, weights
 from experiments.ticket_distribution.config import Config, names, presets
 from lth_jax import initializers, models
@@ -27,7 +26,7 @@ SMALL = Config(hidden=(12,), prunings=(1, 2), seeds=(3,))
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    cli.main(e2.EXPERIMENT, [*TINY, "--out", str(folder)])
+    cli.main(cli.find("ticket_distribution"), [*TINY, "--out", str(folder)])
     return folder
 
 
@@ -156,7 +155,7 @@ def test_as_run_keeps_trained_biases_carries_adam_and_normalizes():
     )
     assert (config.initialization, config.source, config.pool) == ("torch_default", "trained", "network")
     begin, theta0, tickets, plan = made_up_tickets(config)
-    assert plan.carry_optimizer
+    assert plan.optimizer == "carried"
     assert same(biases(tickets["1"].start), biases(tickets["1"].trained))
     assert same(kernels(tickets["1"].start), kernels(theta0))
     for name in ("pruned-1", "reinit-1"):
@@ -173,14 +172,15 @@ def test_as_run_keeps_trained_biases_carries_adam_and_normalizes():
 
 def test_weight_decay_is_a_term_of_the_gradient():
     recipe = networks.make_recipe(Config(weight_decay=0.01), models.from_flax(models.MLP((4,))), 2048, 3)
-    assert (recipe.steps, recipe.eval_every) == (6, 2)
+    assert recipe.steps == 6
     rng = np.random.default_rng(0)
     w = rng.normal(size=5)
     params, first, second = {"w": jnp.asarray(w, jnp.float32)}, np.zeros(5), np.zeros(5)
     state = recipe.optimizer.init(params)
     for t in range(1, 4):
         gradient = rng.normal(size=5)
-        updates, state = recipe.optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's own
+            updates, state = recipe.optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         whole = gradient + 0.01 * w
         first, second = 0.9 * first + 0.1 * whole, 0.999 * second + 0.001 * whole**2
@@ -286,7 +286,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(finished, tmp_path, monkeypat
 
     original, out = sweep.checkpoints.save, tmp_path / "run"
     arguments = [*TINY, "--networks", "full,pruned", "--out", str(out)]
-    unseen = e2.EXPERIMENT._replace(figures=lambda measured, folder: [])
+    unseen = cli.find("ticket_distribution")._replace(figures=lambda measured, folder: [])
     monkeypatch.setattr(networks, "CHECKPOINT_EPOCHS", 1)
     for place in (("pruning", 1), ("networks", 1)):
         with monkeypatch.context() as patched:

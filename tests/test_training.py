@@ -1,4 +1,4 @@
-"""Training: one step against float64 NumPy, pruned weights under every optimizer, order, evaluation."""
+"""Training: one step against float64 NumPy, pruned weights under every optimizer, order, observers, cuts."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import initializers, models, training
+from lth_jax import initializers, models, tasks, training
 from lth_jax.keys import stream
 from lth_jax.tickets import masks
 from lth_jax.types import Split
@@ -22,8 +22,8 @@ OPTIMIZERS = {
 }
 
 
-def recipe(optimizer="adam", steps=20, eval_every=10, batch_size=20):
-    return training.Recipe(NETWORK, OPTIMIZERS[optimizer], batch_size, steps, eval_every)
+def recipe(optimizer="adam", steps=20, eval_every=10, batch_size=20, **options):
+    return training.Recipe(NETWORK, OPTIMIZERS[optimizer], batch_size, steps, eval_every, **options)
 
 
 def params(seed=0):
@@ -117,37 +117,216 @@ def test_evaluate_counts_every_example_also_the_last_incomplete_batch(digits, mo
     state = training.init_state(recipe(), params(), {}, masks.ones_like(SHAPES))
     metrics = training.evaluate(state, digits, NETWORK)
     loss, _ = numpy_gradient(state.params, np.asarray(digits.images), np.asarray(digits.labels))
-    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
-    logits, _ = NETWORK.apply(state.params, {}, training.to_float(digits.images), None)
-    assert float(metrics.accuracy) == pytest.approx(float((logits.argmax(-1) == digits.labels).mean()))
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    logits, _ = NETWORK.apply(state.params, {}, tasks.to_float(digits.images), None)
+    assert float(metrics["accuracy"]) == pytest.approx(float((logits.argmax(-1) == digits.labels).mean()))
+
+
+def begin(rule, mask=None):
+    return training.init_state(rule, params(), {}, masks.ones_like(SHAPES) if mask is None else mask)
+
+
+DENSE, KEY = masks.ones_like(SHAPES), jax.random.key(0)
+
+
+def assert_close(found, expected, **tolerance):
+    tolerance = tolerance or {"rtol": 1e-5, "atol": 1e-6}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
 
 
 def test_training_learns_and_reports_where_it_was_told_to(digits):
-    rule, mask = recipe(steps=60, eval_every=20), masks.ones_like(SHAPES)
-    state = training.init_state(rule, params(), {}, mask)
-    state, curves = training.train(jax.random.key(0), state, mask, digits, rule, {"test": digits})
-    assert curves.batch_loss.shape == curves.watched["test"].accuracy.shape == (3,)
-    assert float(curves.watched["test"].accuracy[-1]) > 0.95
+    rule = recipe(steps=60, eval_every=20)
+    watch = {"test": training.evaluation(digits, rule)}
+    _, curves = training.train(KEY, begin(rule), DENSE, digits, rule, watch)
+    accuracy = curves.observed["test"]["accuracy"]
+    assert curves.batch_loss.shape == accuracy.shape == (3,)
+    assert float(accuracy[-1]) > 0.95
     assert float(curves.batch_loss[-1]) < 0.6 * float(curves.batch_loss[0])
 
 
+@pytest.mark.parametrize(
+    ("eval_every", "places"),
+    [(0, [20]), (10, [10, 20]), (7, [7, 14, 20]), (20, [20]), (50, [20]), (19, [19, 20])],
+)
+def test_observers_look_at_equal_distances_and_at_the_end(digits, eval_every, places):
+    rule, step_by_step = recipe(eval_every=eval_every), recipe(eval_every=1)
+    norms = {
+        "norm": lambda state: optax.tree.norm(state.params),
+        "count": lambda state: state.opt_state[0].count,
+    }
+    state, curves = training.train(KEY, begin(rule), DENSE, digits, rule, norms)
+    expected, every = training.train(KEY, begin(rule), DENSE, digits, step_by_step, norms)
+    assert_close(state, expected)
+    assert training.observed_at(rule) == places
+    np.testing.assert_array_equal(curves.observed["count"], places)
+    np.testing.assert_allclose(
+        curves.observed["norm"], every.observed["norm"][np.array(places) - 1], rtol=1e-5
+    )
+    parts = np.split(np.asarray(every.batch_loss), places)[:-1]
+    np.testing.assert_allclose(curves.batch_loss, [part.mean() for part in parts], rtol=1e-5)
+
+
+def test_observers_may_look_before_the_first_step(digits):
+    rule, start = recipe(eval_every=8), begin(recipe())
+    watch = {"state": lambda state: state.params, "all": training.evaluation(digits, rule)}
+    state, curves = training.train(KEY, start, DENSE, digits, rule, watch, observe_start=True)
+    assert training.observed_at(rule, start=True) == [0, 8, 16, 20]
+    jax.tree.map(
+        lambda seen, w: np.testing.assert_array_equal(seen[0], w), curves.observed["state"], start.params
+    )
+    jax.tree.map(
+        lambda seen, w: np.testing.assert_array_equal(seen[-1], w), curves.observed["state"], state.params
+    )
+    assert np.isnan(curves.batch_loss).tolist() == [True, False, False, False]
+    before = training.evaluate(start, digits, NETWORK)
+    np.testing.assert_allclose(curves.observed["all"]["loss"][0], before["loss"], rtol=1e-5)
+    _, without = training.train(KEY, start, DENSE, digits, rule, watch)
+    assert_close(jax.tree.map(lambda leaf: leaf[1:], curves), without)
+
+
+def test_nothing_is_observed_where_nobody_looks(digits):
+    _, curves = training.train(KEY, begin(recipe()), DENSE, digits, recipe())
+    assert curves.observed == {}
+    assert curves.batch_loss.shape == (2,)
+
+
+# A training of 37 steps, 10 to an epoch, cut inside its second epoch and at the end of it.
+LONG = 37
+
+
+@pytest.fixture(scope="module")
+def whole():
+    from conftest import make_digits
+
+    rule, mask = recipe("sgd_momentum", LONG, eval_every=1), half_mask()
+    count = {"params": lambda state: state.params}
+    return training.train(KEY, begin(rule, mask), mask, make_digits(), rule, count)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("cut", [10, 13])
+def test_a_training_in_two_parts_is_the_whole(digits, whole, cut, traced):
+    rule, mask = recipe("sgd_momentum", LONG, eval_every=1), half_mask()
+    start, watch = begin(rule, mask), {"params": lambda state: state.params}
+    middle, early = training.train(KEY, start, mask, digits, rule, watch, first=0, steps=cut)
+    if traced:
+        rest = jax.jit(lambda first: training.train(
+            KEY, middle, mask, digits, rule, watch, first=first, steps=LONG - cut
+        ))  # fmt: skip
+        end, late = rest(jnp.asarray(cut))
+    else:
+        end, late = training.train(KEY, middle, mask, digits, rule, watch, first=cut)
+    assert_close(end, whole[0])
+    assert_close(jax.tree.map(lambda *parts: jnp.concatenate(parts), early, late), whole[1])
+    assert training.observed_at(rule, cut) == list(range(cut + 1, LONG + 1))
+
+
+def test_one_program_goes_through_all_parts(digits, whole):
+    rule, mask = recipe("sgd_momentum", LONG, eval_every=1), half_mask()
+    part = jax.jit(
+        lambda state, first: training.train(KEY, state, mask, digits, rule, first=first, steps=9)[0]
+    )
+    state = begin(rule, mask)
+    for first in range(0, 36, 9):
+        state = part(state, jnp.asarray(first))
+    assert part._cache_size() == 1
+    state, _ = training.train(KEY, state, mask, digits, rule, first=36)
+    assert_close(state, whole[0])
+
+
+def test_the_order_of_a_part_is_that_part_of_the_order():
+    key, sizes = jax.random.key(3), (10, 3, 11)
+    for order in (training.shuffled, training.in_sequence, training.restarted):
+        expected = np.asarray(training.batch_order(key, *sizes, order))
+        for first in range(8):
+            found = training.batch_order(key, 10, 3, 3, order, first)
+            np.testing.assert_array_equal(found, expected[first : first + 3])
+            traced = jax.jit(lambda first, order=order: training.batch_order(key, 10, 3, 3, order, first))
+            np.testing.assert_array_equal(traced(first), expected[first : first + 3])
+
+
+def test_orders_of_examples():
+    key, examples = jax.random.key(3), 10
+    in_sequence = training.batch_order(key, examples, 3, 6, training.in_sequence)
+    np.testing.assert_array_equal(in_sequence, np.arange(9).reshape(3, 3)[[0, 1, 2, 0, 1, 2]])
+    default = training.batch_order(key, examples, 3, 6)
+    np.testing.assert_array_equal(default, training.batch_order(key, examples, 3, 6, training.shuffled))
+    again = np.asarray(training.batch_order(key, examples, 3, 6, training.restarted))
+    for epoch in range(2):  # each as the first epoch of a training with its own key
+        own = training.batch_order(jax.random.fold_in(key, epoch), examples, 3, 3)
+        np.testing.assert_array_equal(again[3 * epoch : 3 * epoch + 3], own)
+    assert len({np.asarray(order).tobytes() for order in (in_sequence, default, again)}) == 3
+
+
+def test_a_recipes_order_is_the_one_that_is_trained_in(digits):
+    rule = recipe("sgd_momentum", 12, order=training.in_sequence)
+    found, _ = training.train(KEY, begin(rule), DENSE, digits, rule)
+    state, noise = begin(rule), jax.random.fold_in(KEY, 2**31 - 1)
+    for index in range(12):
+        batch = jax.tree.map(lambda leaf, i=index % 10: leaf[20 * i : 20 * i + 20], digits)
+        state, _ = training.train_step(jax.random.fold_in(noise, index), state, DENSE, batch, rule)
+    assert_close(found, state)
+
+
 def test_stop_ends_training_early_and_holds_the_curves(digits):
-    mask = masks.ones_like(SHAPES)
     short, long = recipe(steps=20, eval_every=10), recipe(steps=40, eval_every=10)
-    state = training.init_state(short, params(), {}, mask)
-    key, noise = jax.random.key(0), jax.random.key(1)
+    state, noise = begin(short), jax.random.key(1)
     # 200 examples make 10 batches an epoch, so the first 20 steps see the same order in both.
-    expected, seen = training.train(key, state, mask, digits, short, {"test": digits}, noise)
-    found, held = training.train(key, state, mask, digits, long, {"test": digits}, noise, stop=20)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), expected.params, found.params)
-    np.testing.assert_allclose(held.batch_loss[:2], seen.batch_loss, rtol=1e-6)
-    np.testing.assert_array_equal(held.batch_loss[2:], np.repeat(held.batch_loss[1], 2))
+    watch, options = {"test": training.evaluation(digits, short)}, {"model_key": noise}
+    expected, seen = training.train(KEY, state, DENSE, digits, short, watch, **options)
+    found, held = training.train(KEY, state, DENSE, digits, long, watch, stop=20, **options)
+    assert_close(found, expected)
+    assert_close(jax.tree.map(lambda leaf: leaf[:2], held), seen)
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[2:], np.repeat(leaf[1], 2)), held)
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"eval_every": 0}, {"eval_every": 7}])
+def test_each_run_stops_at_its_own_iteration(digits):
+    rule = recipe(steps=25, eval_every=10)
+    count = {"count": lambda state: state.opt_state[0].count}
+
+    def run(stop):
+        return training.train(KEY, begin(rule), DENSE, digits, rule, count, stop=stop)
+
+    states, curves = jax.vmap(run)(jnp.asarray([0, 10, 20, 25]))
+    np.testing.assert_array_equal(states.opt_state[0].count, [0, 10, 20, 25])
+    np.testing.assert_array_equal(
+        curves.observed["count"], [[0, 0, 0], [10, 10, 10], [10, 20, 20], [10, 20, 25]]
+    )
+    assert np.isnan(curves.batch_loss[0]).all()  # it has seen no batch
+    assert np.isfinite(curves.batch_loss[1:]).all()
+    jax.tree.map(lambda leaf, w: np.testing.assert_array_equal(leaf[0], w), states.params, params())
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"eval_every": -1}])
 def test_impossible_recipes(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         recipe(**change)
+
+
+def test_a_task_of_ones_own_is_trained_and_measured(digits):
+    """Regression on a tree of inputs and targets."""
+    seen = []
+
+    def inputs(key, batch):
+        seen.append(key is None)
+        return tasks.to_float(batch["x"])
+
+    task = tasks.Task(
+        inputs,
+        loss=lambda outputs, batch: jnp.sum((outputs - batch["y"]) ** 2, -1),
+        metrics={"error": lambda outputs, batch: jnp.max(jnp.abs(outputs - batch["y"]), -1)},
+    )
+    data = {"x": digits.images, "y": jax.nn.one_hot(digits.labels, 4)}
+    rule = recipe(steps=60, task=task)
+    watch = {"all": training.evaluation(data, rule)}
+    state, curves = training.train(KEY, begin(rule), DENSE, data, rule, watch)
+    assert set(curves.observed["all"]) == {"loss", "error"}
+    assert set(seen) == {True, False}
+    outputs, _ = NETWORK.apply(state.params, {}, tasks.to_float(digits.images), None)
+    off = np.asarray(outputs, np.float64) - np.asarray(data["y"])
+    np.testing.assert_allclose(curves.observed["all"]["loss"][-1], (off**2).sum(-1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(curves.observed["all"]["error"][-1], np.abs(off).max(-1).mean(), rtol=1e-5)
+    assert float(curves.observed["all"]["loss"][-1]) < 0.5 * float(curves.observed["all"]["loss"][0])
 
 
 def test_batch_norm_and_dropout_train_and_evaluate(digits):
@@ -166,15 +345,20 @@ def test_batch_norm_and_dropout_train_and_evaluate(digits):
     assert set(collections) == {"batch_stats"}
     rule, mask = training.Recipe(network, optax.adam(0.02), 20, 60, 60), masks.ones_like(weights)
     state = training.init_state(rule, weights, collections, mask)
-    after, curves = training.train(jax.random.key(0), state, mask, digits, rule, {"test": digits})
+    watch = {"test": training.evaluation(digits, rule)}
+    after, curves = training.train(jax.random.key(0), state, mask, digits, rule, watch)
     moved = after.collections["batch_stats"]["BatchNorm_0"]["mean"]
     assert bool((moved != 0).all())
-    assert float(curves.watched["test"].accuracy[-1]) > 0.95
+    assert float(curves.observed["test"]["accuracy"][-1]) > 0.95
 
 
-def test_watched_splits_are_splits(digits):
-    rule, mask = recipe(steps=10, eval_every=10), masks.ones_like(SHAPES)
-    state = training.init_state(rule, params(), {}, mask)
+def test_splits_are_watched_by_their_names(digits):
+    rule = recipe(steps=10, eval_every=10)
     half = Split(digits.images[:100], digits.labels[:100])
-    _, curves = training.train(jax.random.key(0), state, mask, digits, rule, {"half": half, "all": digits})
-    assert set(curves.watched) == {"half", "all"}
+    watch = {name: training.evaluation(split, rule) for name, split in {"half": half, "all": digits}.items()}
+    state, curves = training.train(KEY, begin(rule), DENSE, digits, rule, watch)
+    assert set(curves.observed) == {"half", "all"}
+    for name, split in {"half": half, "all": digits}.items():
+        np.testing.assert_allclose(
+            curves.observed[name]["loss"][-1], training.evaluate(state, split, NETWORK)["loss"], rtol=1e-5
+        )

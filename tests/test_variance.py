@@ -281,7 +281,7 @@ TINY = [
 
 def test_the_experiment_writes_labelled_results(tmp_path):
     folder = tmp_path / "run"
-    cli.main(variance_propagation.EXPERIMENT, [*TINY, "--out", str(folder)])
+    cli.main(cli.find("variance_propagation"), [*TINY, "--out", str(folder)])
     with xr.open_dataset(folder / "results.nc") as measured:
         assert measured["forward_log10_variance"].sizes == {"weight_variance": 2, "seed": 6, "layer": 12}
         assert measured["scheme_backward_log10_variance"].dims[:3] == ("activation", "scheme", "scheme_seed")
@@ -308,11 +308,26 @@ def test_the_experiment_writes_labelled_results(tmp_path):
     assert "Figure 7.4 read twice" not in report  # another depth: the published numbers do not apply
 
 
-def test_a_part_already_measured_is_read_back(tmp_path):
-    measured = xr.Dataset({"value": ("layer", [1.0, 2.0])})
-    variance_propagation.play_part(tmp_path, "figure", 2, lambda: measured)
-    again = variance_propagation.play_part(tmp_path, "figure", 2, pytest.fail)
-    assert again["value"].values.tolist() == [1, 2]
+def test_a_part_already_measured_is_read_back(tmp_path, monkeypatch, capsys):
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    arguments = [*TINY, "--training-seeds=0", "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr(variance_propagation, "measure_schemes", stop)
+        with pytest.raises(Stopped):
+            cli.main(cli.find("variance_propagation"), arguments)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").glob("*.nc")} == {"figure.nc"}
+    figure = xr.load_dataset(tmp_path / "run" / "checkpoints" / "figure.nc")
+    monkeypatch.setattr(variance_propagation, "measure_figure", pytest.fail)
+    cli.main(cli.find("variance_propagation"), arguments)
+    assert "stage 1/2  figure: " in capsys.readouterr().out
+    measured = xr.load_dataset(tmp_path / "run" / "results.nc")
+    for name, values in figure.items():
+        xr.testing.assert_identical(measured[name], values)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +345,7 @@ def test_a_part_already_measured_is_read_back(tmp_path):
 )
 def test_wrong_input_is_one_line(flags, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(variance_propagation.EXPERIMENT, [*flags.split(), "--out", str(tmp_path / "run")])
+        cli.main(cli.find("variance_propagation"), [*flags.split(), "--out", str(tmp_path / "run")])
     assert exit_.value.code == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

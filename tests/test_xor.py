@@ -149,10 +149,39 @@ def test_impossible_configurations_name_their_flag(wrong, flag):
         xor.Config(**wrong)
 
 
+def test_a_stopped_study_goes_on_with_the_networks_that_are_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(xor, "PART", 2)
+    arguments = ["--networks", "5", "--steps", "20", "--sizes", "4,2"]
+    cli.main(cli.find("xor"), [*arguments, "--out", str(tmp_path / "whole")])
+    label, asked = xor.labelled, []
+
+    def stop_at_the_second(found, seeds, config):
+        asked.append(list(seeds))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return label(found, seeds, config)
+
+    monkeypatch.setattr(xor, "labelled", stop_at_the_second)
+    out = tmp_path / "stopped"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(cli.find("xor"), [*arguments, "--out", str(out)])
+    assert stop.value.code == 130
+    capsys.readouterr()
+    cli.main(cli.find("xor"), [*arguments, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert asked == [[0, 1], [2, 3], [2, 3], [4]]
+    assert printed.count("(from before)") == 1
+    assert "stage 3/3" in printed
+    ours, theirs = (
+        results.load(folder / results.RESULTS).drop_attrs() for folder in (out, tmp_path / "whole")
+    )
+    xr.testing.assert_identical(ours, theirs)
+
+
 def test_from_command_to_report(tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["--networks", "6", "--steps", "40", "--sizes", "10,4,2", "--out", str(out)]
-    cli.main(xor.EXPERIMENT, arguments)
+    cli.main(cli.find("xor"), arguments)
     assert "(49.1," in capsys.readouterr().out, "the published cell stands beside ours"
     measured = results.load(out / results.RESULTS)
     assert dict(measured["logit"].sizes) == {"network": 6, "strategy": 5, "units": 3, "point": 4}
@@ -160,5 +189,5 @@ def test_from_command_to_report(tmp_path, capsys):
     report = (out / results.REPORT).read_text()
     assert "2 units left by iterative pruning beat 2 random units (strict)" in report
     written = (out / results.RESULTS).stat().st_mtime_ns
-    cli.main(xor.EXPERIMENT, arguments)
+    cli.main(cli.find("xor"), arguments)
     assert (out / results.RESULTS).stat().st_mtime_ns == written, "a finished run is not trained again"

@@ -14,25 +14,29 @@ A *network-step* is gather, forward, backward and masked update of one network o
 evaluation are left out on both sides. Leave the machine alone while it runs: its load is recorded.
 """
 
+import functools
 import importlib.util
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.benchmark import cases, measures, report, workers
 from lth_jax.errors import require
 from lth_jax.runs import results
 from lth_jax.runs.config import check_choices, option
+from lth_jax.runs.job import Job
+from lth_jax.runs.stages import Done, Stage, run_stages
 from lth_jax.runs.storage import write_text
+
+SUMMARY = "Speed against PyTorch and against the machine's own peak"
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # its workers need the device's memory
 
@@ -127,46 +131,69 @@ def measure_group(
     return list(found.values())
 
 
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: None) -> xr.Dataset:
-    """Measure everything; the labelled results, and beside them the same as JSON."""
-    described = machine()
-    problems, libraries, found = [], set(), []
+def presets(variant: str) -> Mapping[str, Mapping[str, Any]]:
+    """A few cases, or all of them."""
+    return PRESETS
+
+
+def train(config: Config, job: Job, dataset: None) -> xr.Dataset:
+    """Measure everything, a group of cases a stage; labelled results, and beside them the same as JSON."""
+    described, problems = machine(), []
     torch = config.torch and importlib.util.find_spec("torch") is not None
     if not torch:
         why = "PyTorch is not installed (pip install lth_jax[benchmark])" if config.torch else "--torch false"
         problems.append(f"PyTorch: {why}")
         print(f"without PyTorch: {why}", flush=True)
 
-    def measure(group: Sequence[cases.Case]) -> None:
-        print(f"measuring {group[0].group}", flush=True)
-        for record in measure_group(group, config, problems, libraries):
-            found.append(record)
-            case, rate = record["case"], float(np.median(record["rates"]))
-            unit = f"G{cases.UNITS[case.side]}" if case.side in cases.UNITS else "network-steps"
-            rate = rate / 1e9 if case.side in cases.UNITS else rate
-            print(f"  {case.side:17} {case.runs:3} {rate:9,.1f} {unit}/s", flush=True)
+    def measure_cases(group: Sequence[cases.Case]) -> xr.Dataset:
+        problems, libraries = [], set()
+        found = measure_group(group, config, problems, libraries)
+        attrs = {"problems": json.dumps(problems), "libraries": json.dumps(sorted(libraries))}
+        return labelled(found, attrs)
 
-    measure([cases.Case(side) for side in cases.PEAKS])
-    peak = float(np.median(found[0]["rates"]))
+    def measure(group: Sequence[cases.Case], done: Done) -> xr.Dataset:
+        peak = float(done["peaks"]["rate"].isel(case=0).median())
+        return measure_cases([with_steps(case, config, peak) for case in group])
+
     arguments = (config.runs, config.widths, config.batches, config.lenet5_runs, config.examples, torch)
-    for group in cases.groups(*arguments):
-        ours = (cases.OURS, cases.PATCHES)
-        measure(
-            [
-                c._replace(steps=cases.steps_per_call(c, config.seconds, peak)) if c.side in ours else c
-                for c in group
-            ]
-        )
+    stages = [
+        Stage("peaks", lambda done: measure_cases([cases.Case(side) for side in cases.PEAKS]), describe)
+    ]
+    stages += [
+        Stage(re.sub(r"\W+", "-", group[0].group), functools.partial(measure, group), describe)
+        for group in cases.groups(*arguments)
+    ]
+    done, _ = run_stages(job, stages)
+    libraries = {each for found in done.values() for each in json.loads(found.attrs["libraries"])}
+    problems += [each for found in done.values() for each in json.loads(found.attrs["problems"])]
     attrs = results.attributes(
         config,
         experiment="benchmark",
-        preset=execution.preset,
+        preset=job.preset,
         machine=json.dumps({**described, "libraries": ", ".join(sorted(libraries))}),
         problems=json.dumps(problems),
     )
-    measured = labelled(found, attrs)
-    write_text(folder / RECORD, report.to_json(measured))
+    measured = xr.concat(done.values(), "case", combine_attrs="drop").assign_attrs(attrs)
+    write_text(job.folder / RECORD, report.to_json(measured))
     return measured
+
+
+def with_steps(case: cases.Case, config: Config, peak: float) -> cases.Case:
+    """Our cases with as many steps in a call as take about a measurement's time."""
+    ours = case.side in (cases.OURS, cases.PATCHES)
+    return case._replace(steps=cases.steps_per_call(case, config.seconds, peak)) if ours else case
+
+
+def describe(measured: xr.Dataset) -> str:
+    """A group's cases with their speeds, a line each."""
+    lines = []
+    for index in range(measured.sizes["case"]):
+        side, runs, rate = (measured[name].values[index] for name in ("side", "runs", "rate"))
+        giga = str(side) in cases.UNITS
+        unit = f"G{cases.UNITS[str(side)]}" if giga else "network-steps"
+        speed = float(np.median(rate)) / (1e9 if giga else 1)
+        lines.append(f"\n  {side:17} {runs:3} {speed:9,.1f} {unit}/s")
+    return "".join(lines) + "\n "
 
 
 def labelled(found: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -180,17 +207,3 @@ def labelled(found: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]) -> xr
         coordinates[name] = ("case", [getattr(case, name) for case in rows])
     coordinates["unit"] = ("case", [cases.UNITS.get(case.side, "network-steps") for case in rows])
     return results.by_label(values, coordinates, attrs)
-
-
-EXPERIMENT = cli.Experiment(
-    name="benchmark",
-    summary="Speed against PyTorch and against the machine's own peak",
-    config=Config,
-    presets=lambda variant: PRESETS,
-    check=lambda config, dataset: None,
-    train=train,
-    claims=report.verdicts,
-    figures=report.draw_figures,
-    table=report.make_table,
-    notes=report.notes,
-)

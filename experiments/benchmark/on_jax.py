@@ -40,7 +40,7 @@ def training_call(case: cases.Case) -> Callable[[], Any]:
     net, shape = network(case), cases.IMAGE_SHAPES[case.model]
     images, labels = pictures(case.examples, shape)
     data = axis.replicate(Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
-    recipe = training.Recipe(net, optax.adam(cases.LEARNING_RATE), case.batch, case.steps, case.steps)
+    recipe = training.Recipe(net, optax.adam(cases.LEARNING_RATE), case.batch, case.steps)
 
     def one(run: Any, data: Split) -> tuple[training.TrainState, jax.Array]:
         params, mask, order, key = run

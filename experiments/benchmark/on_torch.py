@@ -8,9 +8,9 @@ networks, whose fused Adam works on the stacked tensors.
 import sys
 from collections.abc import Callable
 
-import torch
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark import cases
 from experiments.benchmark.workers import Prepared, cores, host_memory, pictures, serve

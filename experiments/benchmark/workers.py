@@ -43,7 +43,7 @@ class Worker(NamedTuple):
     """A case and its processes, ready to measure."""
 
     case: Case
-    processes: list[subprocess.Popen]
+    processes: list[Any]  # subprocess.Popen, all of whose pipes are open
     errors: list[IO[str]]
     ready: list[dict[str, Any]]
     ready_seconds: float  # from the start of the first process until the last is ready

@@ -129,8 +129,10 @@ def verdicts(measured: xr.Dataset) -> list[Verdict]:
         if row.part in ("", measured.attrs.get("variant")) and first is not None and second is not None:
             samples.append((row.claim, first, second))
             if row.measure == "stop":
-                shares = [measures.at(reading, "bound", *cell).mean() for cell in (row.first, row.second)]
-                bounds[row.claim.identifier] = shares
+                shares = [measures.at(reading, "bound", *cell) for cell in (row.first, row.second)]
+                bounds[row.claim.identifier] = [
+                    float(np.mean(share)) for share in shares if share is not None
+                ]
     samples += [*inside(reading), *by_size(reading), *by_rate(reading)]
     return [warned(v, *bounds.get(v.claim.identifier, (0, 0))) for v in judge_all(samples, method="student")]
 
@@ -168,8 +170,8 @@ def inside(reading: Reading) -> Iterator[Sample]:
         return
     line = reading.measured.sel(line="iterative")
     hidden = sorted(str(name) for name in line.data_vars if str(name).startswith("survivors_hidden"))
-    far = [(line[n] * np.abs(line["bin"])).sum("bin") / line[n].sum("bin") for n in hidden]
-    distance = sum(far) / len(far)
+    far = [(line[n] * abs(line["bin"])).sum("bin") / line[n].sum("bin") for n in hidden]
+    distance = xr.concat(far, "layer").mean("layer")
     text = "hidden weights kept at 5.5 % start farther from 0 than all of them do"
     published, unit = "the tails survive, the middle does not", "standard deviations"
     tails = Claim("v1-tails-survive", "002 §5", text, published, "greater", unit=unit)

@@ -116,8 +116,8 @@ def widths(size: str) -> tuple[int, ...]:
 class Group:
     """Networks of one architecture and one pruning schedule: one compiled program, one level loop.
 
-    ``lines`` are the lines' labels with their initializations; each is played for every seed. ``controls``
-    adds the siblings; ``inspect`` records what survives.
+    ``lines`` are labels with their initializations; each is trained for every seed. ``controls`` adds some;
+    ``inspect`` records what survives.
     """
 
     name: str
@@ -165,8 +165,8 @@ def groups(config: Config) -> tuple[Group, ...]:
     }[config.part]()
 
 
-def siblings(config: Config, group: Group) -> tuple[str, ...]:
-    """Labels of a line's controls: ``reinit:0`` … and ``late``, the ticket from θ_k."""
+def controls_of(config: Config, group: Group) -> tuple[str, ...]:
+    """Labels of a run's controls: ``reinit:0`` … and ``late``, the ticket from θ_k."""
     if not group.controls:
         return ()
     numbered = tuple(f"{name}:{trial}" for name in config.controls for trial in range(config.control_trials))

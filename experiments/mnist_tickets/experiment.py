@@ -18,23 +18,22 @@ permutes the weights and keeps the places; ``random_mask`` keeps θ0 under anoth
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.mnist_tickets import measures
-from experiments.mnist_tickets.claims import verdicts
-from experiments.mnist_tickets.config import Config, groups, presets
-from experiments.mnist_tickets.figures import draw_figures
-from experiments.mnist_tickets.parts import Splits, join, kept_counts, run_group, shapes_of
+from experiments.mnist_tickets.config import Config, groups
+from experiments.mnist_tickets.parts import Splits, join, run_group, shapes_of, sizes_of
 from lth_jax import data
 from lth_jax.analysis import figures, tables
 from lth_jax.errors import InputError, require
 from lth_jax.runs import results
+from lth_jax.runs.job import Job
 from lth_jax.types import Split
+
+SUMMARY = "E4: winning tickets on MNIST and their controls (document 002 §3–§6)"
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
@@ -46,12 +45,9 @@ def check(config: Config, dataset: data.Dataset) -> None:
     for group in groups(config):
         _, shapes = shapes_of(group, dataset.train_images.shape[1:], dataset.classes)
         try:
-            kept = kept_counts(group, config, shapes)
-        except ValueError as error:  # one-shot pruning removes more at once than can be counted
-            raise InputError(f"--smallest {config.smallest}: {error}") from None
-        for layer, counts in kept.items():
-            fewest = int(counts["kernel"].min())
-            require(fewest > 0, f"--smallest {config.smallest}: leaves {layer} of {group.name} no weight")
+            sizes_of(group, config, shapes)
+        except ValueError as error:  # no weight is left, or more goes at once than can be counted
+            raise InputError(f"--smallest {config.smallest}: {group.name}: {error}") from None
 
 
 def split(config: Config, dataset: data.Dataset) -> Splits:
@@ -66,16 +62,16 @@ def split(config: Config, dataset: data.Dataset) -> Splits:
     return Splits(train, {"validation": validation, "test": test}, dataset.classes)
 
 
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume every group of the part; the labelled results."""
     splits = split(config, dataset)
-    runs = [run_group(group, config, execution, folder, splits) for group in groups(config)]
+    runs = [run_group(group, config, job, splits) for group in groups(config)]
     measured = join([group for group, _ in runs])
     return measured.assign_attrs(
         results.attributes(
             config,
             experiment="mnist_tickets",
-            preset=execution.preset,
+            preset=job.preset,
             variant=config.part,
             **dataset.attributes,
             seconds=sum(seconds for _, seconds in runs),
@@ -86,7 +82,7 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
 def cell(accuracy: np.ndarray, stop: np.ndarray) -> str:
     """``97.93 ± 0.11 @ 5,400``: accuracies in [0, 1] in percent, and the mean early-stop iteration."""
     known = stop[np.isfinite(stop)]
-    return f"{cli.accuracy(accuracy.ravel())} @ {known.mean():,.0f}" if len(known) else "all diverged"
+    return f"{tables.accuracy(accuracy.ravel())} @ {known.mean():,.0f}" if len(known) else "all diverged"
 
 
 def rows_of(
@@ -98,7 +94,7 @@ def rows_of(
     rows = [
         [
             str(level),
-            *(write(level, n, sizes[n][level]) if np.isfinite(sizes[n][level]) else "" for n in names),
+            *(write(level, n, float(sizes[n][level])) if np.isfinite(sizes[n][level]) else "" for n in names),
         ]
         for level in range(measured.sizes["level"])
     ]
@@ -125,7 +121,7 @@ def end_table(measured: xr.Dataset) -> list[str]:
     end = measures.at_end(measured, "test_accuracy")
 
     def write(level: int, name: str, kept: float) -> str:
-        return f"{kept:.1%}: {cli.accuracy(measures.members(end, name).isel(level=level).values.ravel())}"
+        return f"{kept:.1%}: {tables.accuracy(measures.members(end, name).isel(level=level).values.ravel())}"
 
     iterations = int(measured["iteration"][-1])
     title = f"## Kept: test accuracy (%) at the end, after {iterations:,} iterations, mean ± std"
@@ -158,17 +154,3 @@ def notes(measured: xr.Dataset) -> str:
         f"{by_trial(measured)}"
     )
     return "\n".join([text, "", *end_table(measured)])
-
-
-EXPERIMENT = cli.Experiment(
-    name="mnist_tickets",
-    summary="E4: winning tickets on MNIST and their controls (document 002 §3–§6)",
-    config=Config,
-    presets=presets,
-    check=check,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-)

@@ -29,7 +29,7 @@ def at_end(measured: xr.Dataset, variable: str) -> xr.DataArray:
 
 
 def _finite(measured: xr.Dataset) -> xr.DataArray:
-    return np.isfinite(measured["validation_loss"]).any("iteration")
+    return xr.ufuncs.isfinite(measured["validation_loss"]).any("iteration")
 
 
 def _stop(measured: xr.Dataset) -> xr.DataArray:

@@ -1,8 +1,7 @@
-"""The work of E4: a group's lines, their controls, what is recorded, and its labels."""
+"""The work of E4: a group's runs, their controls, what is recorded, and its labels."""
 
 import functools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +11,17 @@ import optax
 import xarray as xr
 from jaxtyping import Array, PyTree
 
-from experiments import cli
-from experiments.mnist_tickets.config import Config, Group, levels, siblings
-from lth_jax import branches, initializers, models
+from experiments.mnist_tickets.config import Config, Group, controls_of, levels
+from lth_jax import initializers, models, training
+from lth_jax import levels as one_level
 from lth_jax.keys import stream
 from lth_jax.runs import axis, results
-from lth_jax.runs.sweep import Progress, remember
-from lth_jax.tickets import masks, pruning, rewinding
-from lth_jax.training import Curves, Recipe
-from lth_jax.types import Mask, Params, Split
+from lth_jax.runs.job import Job
+from lth_jax.runs.progress import Progress
+from lth_jax.runs.sweep import nothing, sweep
+from lth_jax.tickets import controls, masks, rewinding, schedules
+from lth_jax.training import Recipe
+from lth_jax.types import Split
 
 BINS, REACH = 81, 4.0
 """Bins of the survivors' initial weights, and how many standard deviations of their layer they span."""
@@ -40,100 +41,58 @@ def shapes_of(group: Group, image_shape: tuple[int, ...], classes: int) -> tuple
     return network, models.parameter_shapes(network, image_shape)
 
 
-def kept_counts(group: Group, config: Config, shapes: PyTree) -> PyTree:
-    """Weights kept in each leaf at each level; the output layer always loses half as much as the others."""
-    steps = range(1, levels(config, group.rate))
-    fractions = [1 - (1 - group.rate) ** step if group.one_shot else group.rate for step in steps]
-    removed = [pruning.rates(shapes, rate, {"output": rate / 2}) for rate in fractions]
-    return pruning.kept_counts(shapes, removed, group.one_shot) if removed else jax.tree.map(_whole, shapes)
+def sizes_of(group: Group, config: Config, shapes: PyTree) -> schedules.Sizes:
+    """Weights kept at each level; the output layer always loses half as much as the others."""
+    prunable, count = masks.prunable(shapes), levels(config, group.rate)
+    if group.one_shot:
+        removed = [1 - (1 - group.rate) ** level for level in range(1, count)]
+        return schedules.one_shot(shapes, prunable, removed, [{"output": gone / 2} for gone in removed])
+    return schedules.iterative(shapes, prunable, [group.rate] * (count - 1), {"output": group.rate / 2})
 
 
-def _whole(leaf: Any) -> np.ndarray:
-    return np.asarray([leaf.size], np.int32)
-
-
-def make_sibling(name: str, group: Group, config: Config, shapes: PyTree) -> branches.Sibling:
-    """A control by its label.
-
-    ``reinit``: the ticket's mask with weights drawn anew. ``rearrange``: every weight of a hidden layer moved
-    to another place of it, its mask with it. ``shuffle``: the kept weights of a hidden layer permuted among
-    their places. ``random_mask``: θ0 under a random mask of the same counts. ``late``: the ticket from θ_k.
-    """
+def make_control(name: str, group: Group, shapes: PyTree) -> one_level.Control:
+    """A control by its label: ``reinit:0`` … or ``late``, the ticket from θ_k. Hidden layers are moved."""
     kind, _, trial = name.partition(":")
     number, scheme = int(trial or 0), initializers.get(group.lines[0][1])
     hidden = masks.prunable(shapes, lambda path, leaf: masks.is_kernel(path, leaf) and path[0] != "output")
-    kernels = masks.prunable(shapes)
-
-    def key(line: branches.Line, use: str) -> Array:
-        return stream(line.seed, use, line.level, number)
-
-    def reinit(line: branches.Line) -> tuple[Params, Mask]:
-        return rewinding.fresh(key(line, "reinit"), shapes, scheme), line.mask
-
-    def rearrange(line: branches.Line) -> tuple[Params, Mask]:
-        return rewinding.rearrange(key(line, "shuffle"), line.mask, line.params, hidden)
-
-    def shuffle(line: branches.Line) -> tuple[Params, Mask]:
-        return rewinding.shuffle(key(line, "shuffle"), line.mask, line.params, hidden), line.mask
-
-    def random_mask(line: branches.Line) -> tuple[Params, Mask]:
-        return line.params, masks.permute(key(line, "mask"), line.mask, kernels)
-
-    def late(line: branches.Line) -> tuple[Params, Mask]:
-        return line.early, line.mask
-
-    return {f.__name__: f for f in (reinit, rearrange, shuffle, random_mask, late)}[kind]
+    return {
+        "reinit": lambda: controls.reinit(lambda key: initializers.initialize(key, shapes, scheme), number),
+        "rearrange": lambda: controls.rearrange(hidden, number),
+        "shuffle": lambda: controls.shuffle(hidden, number),
+        "random_mask": lambda: controls.random_mask(masks.prunable(shapes), number),
+        "late": lambda: controls.from_extra("late"),
+    }[kind]()
 
 
-def make_rules(group: Group, config: Config, splits: Splits) -> tuple[branches.Rules, PyTree]:
+def make_plan(group: Group, config: Config, splits: Splits) -> tuple[one_level.Plan, PyTree]:
     """What happens at every level of a group, and its parameters' shapes."""
     network, shapes = shapes_of(group, splits.train.images.shape[1:], splits.classes)
     optimizer = optax.adam(config.learning_rate)
-    return branches.Rules(
+    return one_level.Plan(
         recipe=Recipe(network, optimizer, config.batch_size, config.iterations, config.eval_every),
-        keep=kept_counts(group, config, shapes),
+        sizes=sizes_of(group, config, shapes),
         prunable=masks.prunable(shapes),
-        one_shot=group.one_shot,
         rewind=rewinding.to_start if group.reset else rewinding.no_reset,
-        siblings={name: make_sibling(name, group, config, shapes) for name in siblings(config, group)},
+        controls={name: make_control(name, group, shapes) for name in controls_of(config, group)},
     ), shapes
 
 
-def begin(group: Group, config: Config, rules: branches.Rules, shapes: PyTree, train: Split) -> branches.Line:
-    """All lines before level 0, line by line and seed by seed. Lines of one seed share their draws."""
-
-    def draw(seed: Array, name: str) -> Params:
-        return initializers.initialize(stream(seed, "init"), shapes, initializers.get(name))
-
-    seeds = jnp.asarray(config.seeds)
-    drawn = [jax.jit(jax.vmap(functools.partial(draw, name=name)))(seeds) for _, name in group.lines]
-    params = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
-    seeds = jnp.tile(seeds, len(group.lines))
-    early = params
-    if "late" in rules.siblings:
-
-        def first_steps(one: tuple[Array, Params], data: Split) -> Params:
-            return rewinding.at_step(
-                stream(one[0], "order", 0), one[1], data, rules.recipe, config.rewind_step
-            )
-
-        early = axis.map_runs(first_steps)((seeds, params), axis.replicate(train))
-    return jax.vmap(lambda s, p, e: branches.begin(s, p, early=e))(seeds, params, early)
+def begin_one(
+    seed: Any, scheme: str, config: Config, plan: one_level.Plan, shapes: PyTree, train: Split | None = None
+) -> one_level.Run:
+    """A run before level 0. Those of one seed share their draws; ``train`` gives θ_k where it is needed."""
+    params = initializers.initialize(stream(seed, "init"), shapes, initializers.get(scheme))
+    if "late" not in plan.controls:
+        return one_level.begin(seed, params, {}, plan)
+    late = params
+    if train is not None:
+        dense, order = masks.ones_like(params), stream(seed, "order", 0)
+        state = training.init_state(plan.recipe, params, {}, dense)
+        late = training.train(order, state, dense, train, plan.recipe, steps=config.rewind_step)[0].params
+    return one_level.begin(seed, params, {}, plan, extras={"late": late})
 
 
-def select(start: branches.Start, curves: Curves, prunable: PyTree) -> dict[str, Array]:
-    """What is recorded of each network: curves ``[evaluations]``, and its size."""
-    counted = zip(jax.tree.leaves(masks.counts(start.mask)), jax.tree.leaves(prunable), strict=True)
-    return {
-        "validation_loss": curves.watched["validation"].loss,
-        "test_accuracy": curves.watched["test"].accuracy,
-        "batch_loss": curves.batch_loss,
-        "kept": masks.kept_fraction(start.mask, prunable),
-        "kept_weights": sum(count for count, yes in counted if yes),
-    }
-
-
-def inspect(line: branches.Line, scheme: initializers.Scheme) -> dict[str, Array]:
+def inspect(run: one_level.Run, scheme: initializers.Scheme) -> dict[str, Array]:
     """What is recorded of a ticket before it trains: survivors' initial weights, connections per unit.
 
     Returns:
@@ -142,8 +101,8 @@ def inspect(line: branches.Line, scheme: initializers.Scheme) -> dict[str, Array
       its units, most first; ``outgoing_LAYER``: connections of each unit below it to LAYER, most first.
     """
     found = {}
-    for layer, leaves in line.mask.items():
-        kept, weights = leaves["kernel"], line.params[layer]["kernel"]
+    for layer, leaves in run.ticket.mask.items():
+        kept, weights = leaves["kernel"], run.ticket.params[layer]["kernel"]
         place = (weights / scheme.spread(*initializers.fans(weights.shape)) + REACH) * (BINS / (2 * REACH))
         index = jnp.clip(jnp.floor(place), 0, BINS - 1).astype(jnp.int32)
         counts = jnp.zeros(BINS, jnp.int32).at[index.ravel()].add(kept.ravel().astype(jnp.int32))
@@ -154,24 +113,35 @@ def inspect(line: branches.Line, scheme: initializers.Scheme) -> dict[str, Array
     return found
 
 
-def run_group(
-    group: Group, config: Config, execution: cli.Execution, folder: Path, splits: Splits
-) -> tuple[xr.Dataset, float]:
-    """Play a group's levels, or go on with them; its labelled results, and the seconds they took."""
-    train, watch, _ = splits
-    rules, shapes = make_rules(group, config, splits)
-    lines = begin(group, config, rules, shapes, train)
-    scheme = initializers.get(group.lines[0][1])
-    record = {
-        "select": lambda start, curves: select(start, curves, rules.prunable),
-        "inspect": (lambda line: inspect(line, scheme)) if group.inspect else (lambda line: {}),
+def record(outcome: one_level.Outcome, prunable: PyTree) -> dict[str, Array]:
+    """What is recorded of each network: curves ``[evaluations]``, and its size."""
+    mask, seen = outcome.ticket.mask, outcome.curves.observed
+    counted = zip(jax.tree.leaves(masks.counts(mask)), jax.tree.leaves(prunable), strict=True)
+    return {
+        "validation_loss": seen["validation"]["loss"],
+        "test_accuracy": seen["test"]["accuracy"],
+        "batch_loss": outcome.curves.batch_loss,
+        "kept": masks.kept_fraction(mask, prunable),
+        "kept_weights": jnp.stack([count for count, yes in counted if yes]).sum(),
     }
-    count = levels(config, group.rate)
-    like = branches.record_shapes(lines, train, watch, rules, **record)
 
-    def play(lines: branches.Line, wait: Callable[[PyTree], PyTree]) -> Any:
-        chunk = execution.chunk or None
-        return branches.play(lines, train, watch, rules, count, chunk=chunk, wait=wait, **record)
+
+def run_group(group: Group, config: Config, job: Job, splits: Splits) -> tuple[xr.Dataset, float]:
+    """Take a group's runs through their levels, or go on with them; results, and the seconds they took."""
+    plan, shapes = make_plan(group, config, splits)
+    scheme = initializers.get(group.lines[0][1])
+    make = functools.partial(begin_one, config=config, plan=plan, shapes=shapes)
+
+    def begin(labels: Sequence[tuple[str, int]]) -> one_level.Run:
+        parts = []
+        for name in dict.fromkeys(name for name, _ in labels):
+            seeds = jnp.asarray([seed for other, seed in labels if other == name])
+            one = lambda seed, train, name=name: make(seed, name, train=train)  # noqa: E731
+            if "late" in plan.controls:
+                parts.append(axis.map_runs(one)(seeds, axis.replicate(splits.train)))
+            else:
+                parts.append(jax.jit(jax.vmap(functools.partial(one, train=None)))(seeds))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def describe(progress: Progress) -> str:
         networks, _ = progress.record
@@ -179,49 +149,45 @@ def run_group(
         kept = networks["kept"][progress.level].mean()
         return f"{group.name}: kept {kept:6.2%}  test accuracy {np.nanmean(accuracy):.2%} at the end"
 
-    steps = len(lines.seed) * (1 + len(rules.siblings)) * config.iterations
-    with cli.reporter(describe, steps, group.name) as report:
-        place = folder / results.CHECKPOINTS / group.name.replace(" ", "_")
-        _, found, seconds = remember(place, lines, like, play, count, report)
-    return labelled(group, config, *found), float(seconds.sum())
+    found = sweep(
+        job,
+        [(name, seed) for _, name in group.lines for seed in config.seeds],
+        jax.eval_shape(lambda: make(0, group.lines[0][1])),
+        begin,
+        splits.train,
+        plan,
+        describe=describe,
+        part=group.name,
+        name=lambda label: f"{label[0]} seed {label[1]}",
+        watch=splits.watch,
+        record=functools.partial(record, prunable=plan.prunable),
+        inspect=functools.partial(inspect, scheme=scheme) if group.inspect else nothing,
+    )
+    return labelled(group, config, found.networks, found.inspected), float(found.seconds.sum())
 
 
 def labelled(
-    group: Group, config: Config, networks: Mapping[str, np.ndarray], lines: Mapping[str, np.ndarray]
+    group: Group, config: Config, networks: dict[str, np.ndarray], runs: dict[str, np.ndarray]
 ) -> xr.Dataset:
     """Records ``[level, line × seed, network, ...]`` as arrays ``[arm, seed, level, ...]``.
 
     An arm is a line's tickets, under the line's label, or one control of them, under the control's. What was
     inspected has the dimension ``line`` instead.
     """
-    labels, seeds = [label for label, _ in group.lines], list(config.seeds)
-    controls = siblings(config, group)
-    arms = [name for label in labels for name in (label, *controls)]
-    values: dict[str, Any] = {}
-    for name, array in networks.items():
-        level, _, networks_each, *rest = array.shape
-        split = array.reshape(level, len(labels), len(seeds), networks_each, *rest)
-        ordered = np.moveaxis(split, (1, 3, 2, 0), (0, 1, 2, 3))
-        values[name] = (
-            ("arm", "seed", "level", *("iteration" for _ in rest)),
-            ordered.reshape(len(arms), len(seeds), level, *rest),
-        )
-    for name, array in lines.items():
-        split = array.reshape(array.shape[0], len(labels), len(seeds), *array.shape[2:])
-        values[name] = (
-            ("line", "seed", "level", "bin" if name.startswith("survivors") else f"unit_{name}"),
-            np.moveaxis(split, 0, 2),
-        )
-    edges = np.linspace(-REACH, REACH, BINS + 1)
-    coordinates = {
-        "arm": arms,
-        "seed": seeds,
-        "level": np.arange(levels(config, group.rate)),
-        "iteration": np.arange(config.eval_every, config.iterations + 1, config.eval_every),
-    }
-    if lines:
-        coordinates |= {"line": labels, "bin": (edges[:-1] + edges[1:]) / 2}
-    return results.by_label(values, coordinates, {})
+    labels, seeds, names = [label for label, _ in group.lines], list(config.seeds), controls_of(config, group)
+    level, runs_axis = {"level": range(levels(config, group.rate))}, {"line": labels, "seed": seeds}
+    iteration = {"iteration": np.arange(config.eval_every, config.iterations + 1, config.eval_every)}
+    arms = [name or label for label in labels for name in ("", *names)]
+    trained = results.label(networks, level, runs_axis, {"network": ["", *names]}, iteration)
+    trained = trained.stack(arm=("line", "network"), create_index=False).drop_vars(["line", "network"])
+    trained = trained.assign_coords(arm=arms).transpose("arm", "seed", "level", ...)
+    middles = np.linspace(-REACH, REACH, BINS + 1)
+    bins = {"bin": (middles[:-1] + middles[1:]) / 2}
+    inspected = [
+        results.label({name: array}, level, runs_axis, bins if name[0] == "s" else {f"unit_{name}": None})
+        for name, array in runs.items()
+    ]
+    return xr.merge([trained, *(each.transpose("line", "seed", "level", ...) for each in inspected)])
 
 
 def join(groups: list[xr.Dataset]) -> xr.Dataset:

@@ -31,7 +31,7 @@ class Places(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Write the page and the summary; exit codes as in ``exits``, and 1 if some run could not be read."""
-    with exits.explained():
+    with exits.exit_on_error():
         runs = run(arguments)
     if broken := [run for run in runs if run.problem]:
         fail("; ".join(f"{run.place}: {run.problem}" for run in broken), 1)

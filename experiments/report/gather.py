@@ -6,7 +6,6 @@ not what was written, is one line in the report and stands in no count.
 """
 
 import csv
-import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -86,7 +85,7 @@ def read_run(folder: Path, place: str) -> Run:
     name = str(measured.attrs.get("experiment", ""))
     if name not in experiment_names():
         return Run(place, place, problem=f"{results.RESULTS} is of an unknown experiment {name!r}")
-    experiment = importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT
+    experiment = cli.find(name)
     try:
         return describe(experiment, measured, folder, place)
     except Exception as error:  # whatever an experiment makes of results that it did not expect

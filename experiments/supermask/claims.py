@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments.supermask.config import is_document
 from experiments.supermask.zhou_claims import grid_claims, learned_claims
-from lth_jax.analysis.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
 
 
 class Row(NamedTuple):
@@ -131,7 +131,7 @@ def verdicts(measured: xr.Dataset) -> list[Verdict]:
     return judged
 
 
-def say(name: str, text: str, published: str, kind: str, margin: float, unit: str) -> Claim:
+def say(name: str, text: str, published: str, kind: Kind, margin: float, unit: str) -> Claim:
     """A claim of the document's words."""
     return Claim(name, "004", text, published, kind, margin, unit)
 

@@ -15,64 +15,63 @@ and trained; and masks that are learned while the weights stay. Each step is sav
 """
 
 import functools
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.supermask import grid, learned, recipe
-from experiments.supermask.claims import at_best_threshold, verdicts
-from experiments.supermask.config import Config, presets
-from experiments.supermask.figures import draw_figures
-from experiments.supermask.report import make_table, notes
-from experiments.supermask.steps import Done, Step, Wait, play
+from experiments.supermask.claims import at_best_threshold
+from experiments.supermask.config import Config
 from lth_jax import data, training
-from lth_jax.errors import require
-from lth_jax.runs import results
+from lth_jax.analysis import tables
+from lth_jax.errors import InputError
+from lth_jax.runs import memory, results
+from lth_jax.runs.config import check_batches
+from lth_jax.runs.job import Job
+from lth_jax.runs.stages import Done, Stage, run_stages
 from lth_jax.types import Shapes, Split
+
+SUMMARY = "E6: networks that work untrained, and how small a network must be (document 004)"
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
     """Refuse a configuration that this data set cannot serve."""
-    examples = len(dataset.train_labels)
-    for name in ("batch_size", "learned_batch_size"):
-        value = getattr(config, name)
-        message = f"--{name.replace('_', '-')} {value}: larger than the {examples} training examples"
-        require(value <= examples, message)
+    check_batches(config, len(dataset.train_labels), ("batch_size", "learned_batch_size"))
     shape = dataset.train_images.shape[1:]
-    recipe_setting = recipe.make_setting(config, shape, dataset.classes)
-    grid_setting = grid.make_setting(config, shape, dataset.classes)
-    fewest = min(int(leaf.min()) for leaf in jax.tree.leaves(grid_setting.keep))
-    levels = ",".join(map(str, config.grid_levels))
-    require(fewest > 0, f"--grid-levels {levels}: the last leaves a layer without any weight")
-    state = (recipe_setting.shapes,) * 3  # weights and Adam's moments
-    cli.check_memory(state, len(config.architectures()) * len(config.seeds))
+    setting = recipe.make_setting(config, shape, dataset.classes)
+    try:
+        grid.make_setting(config, shape, dataset.classes)
+    except ValueError as error:  # no weight is left, or more goes at once than can be counted
+        levels = ",".join(map(str, config.grid_levels))
+        raise InputError(f"--grid-levels {levels}: {error}") from None
+    state = (setting.shapes,) * 3  # weights and Adam's moments
+    memory.check(state, len(config.architectures()) * len(config.seeds), "architectures × --seeds")
 
 
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
-    """Play or resume all steps; the labelled results."""
-    splits = training.splits(dataset)
-    shape, chunk = dataset.train_images.shape[1:], execution.chunk or None
+def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
+    """Run or resume all stages; the labelled results."""
+    splits, shape = training.splits(dataset), dataset.train_images.shape[1:]
     recipe_setting = recipe.make_setting(config, shape, dataset.classes)
     grid_setting = grid.make_setting(config, shape, dataset.classes)
-    steps = recipe_steps(recipe_setting, splits, chunk)
+    stages = recipe_stages(recipe_setting, splits, job)
     if config.grid_seeds:
-        steps += grid_steps(grid_setting, splits, chunk)
+        stages += grid_stages(grid_setting, splits, job)
     if config.learned_seeds:
-        steps += learned_steps(grid_setting, splits, chunk)
-    done, seconds = play(folder, steps)
+        stages.append(learned_stage(grid_setting, splits, job))
+    done, seconds = run_stages(job, stages)
     parts = recipe.recipe_results(done)
     if config.grid_seeds:
-        criteria = [done[grid_step(name)] for name in config.grid_criteria]
+        criteria = [done[f"grid_{name}"] for name in config.grid_criteria]
         parts.append(grid.grid_results(grid_setting, criteria, done["grid_dense"]))
     if config.learned_seeds:
         parts.append(done["learned"])
     attrs = results.attributes(
         config,
         experiment="supermask",
-        preset=execution.preset,
+        preset=job.preset,
         variant=config.variant,
         **dataset.attributes,
         seconds=seconds,
@@ -88,119 +87,109 @@ def multiplications(shapes: Shapes, steps: int, batch: int, evaluated: int) -> f
 
 def percent(values: xr.DataArray) -> str:
     """An accuracy over seeds, for a step's line."""
-    return f"accuracy (%) {cli.accuracy(np.asarray(values))}"
+    return f"accuracy (%) {tables.accuracy(np.asarray(values))}"
 
 
-def recipe_steps(setting: recipe.Setting, splits: tuple[Split, Split], chunk: int | None) -> list[Step]:
+def stage(
+    name: str,
+    compute: Callable[[Done], xr.Dataset],
+    describe: Callable[[xr.Dataset], str],
+    shapes: Shapes,
+    networks: int,
+    steps: int,
+    batch: int,
+    evaluated: int,
+) -> Stage:
+    """A stage that trains so many networks for so many steps, and evaluates so many examples of each."""
+    cost = networks * multiplications(shapes, steps, batch, evaluated)
+    return Stage(name, compute, describe, networks, networks * steps, cost)
+
+
+def recipe_stages(setting: recipe.Setting, splits: tuple[Split, Split], job: Job) -> list[Stage]:
     """The document's six steps; the fourth, the best threshold, belongs to the third."""
-    config, shapes = setting.config, setting.shapes
-    seeds, examples = len(config.seeds), len(splits[1].labels)
-    last = {"network": 0, "iteration": -1}
+    config, seeds = setting.config, len(setting.config.seeds)
 
-    def step(name: str, networks: int, steps: int, compute, describe, evaluations: int | None = None) -> Step:
-        seen = (steps // config.eval_every if evaluations is None else evaluations) * examples
-        cost = networks * multiplications(shapes, steps, config.batch_size, seen)
-        return Step(name, networks, networks * steps, cost, compute, describe)
+    def make(name: str, networks: int, steps: int, compute: Any, describe: Any, looks: int = 0) -> Stage:
+        seen = (looks or steps // config.eval_every) * len(splits[1].labels)
+        return stage(name, compute, describe, setting.shapes, networks, steps, config.batch_size, seen)
 
-    def trained(done: Done):
-        return recipe.weights_of(done["retrain"], shapes)
+    def trained(done: Done) -> Any:
+        return recipe.weights_of(done["retrain"], setting.shapes)
 
+    def final(found: xr.Dataset) -> str:
+        return percent(found["validation_accuracy"].isel(network=0, iteration=-1))
+
+    long, about = config.overtraining_steps, min(config.steps, config.overtraining_steps)
     return [
-        step(
-            "overtrain", seeds, config.overtraining_steps,
-            lambda done, wait: recipe.overtrain(setting, splits, wait, chunk),
+        make(
+            "overtrain", seeds, long,
+            lambda done: recipe.overtrain(setting, splits, job),
             lambda found: percent(found["overtraining_accuracy"].isel(long_iteration=-1)),
         ),
-        step(
-            "retrain", seeds, min(config.steps, config.overtraining_steps),  # about as many, as it turns out
-            lambda done, wait: recipe.retrain(setting, done["overtrain"], splits, wait, chunk),
+        make(
+            "retrain", seeds, about,  # as it turns out
+            lambda done: recipe.retrain(setting, done["overtrain"], splits, job),
             lambda found: percent(found["trained_accuracy"]),
         )._replace(network_steps=0),
-        step(
+        make(
             "thresholds", seeds * len(config.thresholds), 0,
-            lambda done, wait: recipe.judge_thresholds(setting, trained(done), splits[1], wait, chunk),
+            lambda done: recipe.judge_thresholds(setting, trained(done), splits[1], job),
             lambda found: f"untrained {percent(at_best_threshold(found, 'masked_accuracy'))}",
-            evaluations=1,
+            looks=1,
         ),
-        step(
+        make(
             "tickets", seeds, config.steps,
-            lambda done, wait: recipe.train_tickets(
-                setting, done["thresholds"], trained(done), splits, wait, chunk
-            ),
-            lambda found: percent(found["validation_accuracy"].isel(last)),
+            lambda done: recipe.train_tickets(setting, done["thresholds"], trained(done), splits, job),
+            final,
         ),
-        step(
+        make(
             "architectures", seeds * len(config.architectures()), config.steps,
-            lambda done, wait: recipe.train_architectures(setting, splits, wait, chunk),
-            lambda found: f"the baseline's {percent(found['validation_accuracy'].isel(last))}",
+            lambda done: recipe.train_architectures(setting, splits, job),
+            lambda found: f"the baseline's {final(found)}",
         ),
     ]  # fmt: skip
 
 
-def grid_step(criterion: str) -> str:
-    """The name of a criterion's step."""
-    return f"grid_{criterion}"
-
-
-def grid_steps(setting: grid.Setting, splits: tuple[Split, Split], chunk: int | None) -> list[Step]:
-    """The dense networks, and a step a criterion; one compiled program serves all criteria."""
+def grid_stages(setting: grid.Setting, splits: tuple[Split, Split], job: Job) -> list[Stage]:
+    """The dense networks, and a stage a criterion; one compiled program serves all criteria."""
     config, seeds = setting.config, list(setting.config.seeds[: setting.config.grid_seeds])
-    program = functools.cache(functools.partial(grid.cell_program, setting, chunk))
-    examples = len(splits[1].labels)
-    cells = len(grid.KEPT) * len(grid.PRUNED) * len(seeds)
+    program = functools.cache(lambda: grid.cell_program(setting, job))
+    examples, cells = len(splits[1].labels), len(grid.KEPT) * len(grid.PRUNED) * len(seeds)
+    make = functools.partial(stage, shapes=setting.shapes, batch=config.batch_size)
 
-    def step(name: str, networks: int, steps: int, evaluations: int, compute, describe) -> Step:
-        cost = multiplications(setting.shapes, steps, config.batch_size, evaluations * examples)
-        return Step(name, networks, networks * steps, networks * cost, compute, describe)
-
-    dense = step(
-        "grid_dense", len(seeds), config.grid_dense_steps, 1,
-        lambda done, wait: grid.train_dense(setting, seeds, splits, wait, chunk),
-        lambda found: percent(found["grid_dense_accuracy"]),
-    )  # fmt: skip
-
-    def play_criterion(name: str, done: Done, wait: Wait) -> xr.Dataset:
-        return grid.play_criterion(name, setting, done["grid_dense"], splits, program(wait))
+    def run_criterion(name: str, done: Done) -> xr.Dataset:
+        return grid.run_criterion(name, setting, done["grid_dense"], splits, program())
 
     def describe(found: xr.Dataset) -> str:
         cell = found.isel(criterion=0, kept_weights=0, pruned_weights=0)  # initial weights, the others 0
         best = float(cell["grid_untrained_accuracy"].mean("grid_seed").max()) * 100
         return f"untrained {best:.1f}, trained {percent(cell['grid_trained_accuracy'])}"
 
+    dense = make(
+        "grid_dense",
+        lambda done: grid.train_dense(setting, seeds, splits, job),
+        lambda found: percent(found["grid_dense_accuracy"]),
+        networks=len(seeds), steps=config.grid_dense_steps, evaluated=examples,
+    )  # fmt: skip
+    looked_at = (len(config.grid_levels) + 1) * examples
     return [dense] + [
-        step(
-            grid_step(name), cells, config.grid_steps, len(config.grid_levels) + 1,
-            functools.partial(play_criterion, name), describe,
+        make(
+            f"grid_{name}", functools.partial(run_criterion, name), describe,
+            networks=cells, steps=config.grid_steps, evaluated=looked_at,
         )
         for name in config.grid_criteria
     ]  # fmt: skip
 
 
-def learned_steps(setting: grid.Setting, splits: tuple[Split, Split], chunk: int | None) -> list[Step]:
-    """All learned masks in one step."""
+def learned_stage(setting: grid.Setting, splits: tuple[Split, Split], job: Job) -> Stage:
+    """All learned masks."""
     config, seeds = setting.config, list(setting.config.seeds[: setting.config.learned_seeds])
-    networks, steps = 2 * len(learned.WEIGHTS) * len(seeds), config.learned_steps
     evaluated = (config.learned_draws + learned.EVALUATIONS) * len(splits[1].labels)
-    cost = multiplications(setting.shapes, steps, config.learned_batch_size, evaluated)
-    drawing = 2 * cost  # chance costs more than the network does
-    return [
-        Step(
-            "learned", networks, networks * steps, networks * (cost + drawing),
-            lambda done, wait: learned.learn_masks(setting, seeds, splits, wait, chunk),
-            lambda found: percent(found["learned_accuracy"].mean("draw").isel(weights=0, rescaling=0)),
-        )
-    ]  # fmt: skip
-
-
-EXPERIMENT = cli.Experiment(
-    name="supermask",
-    summary="E6: networks that work untrained, and how small a network must be (document 004)",
-    config=Config,
-    presets=presets,
-    check=check,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-)
+    found = stage(
+        "learned",
+        lambda done: learned.learn_masks(setting, seeds, splits, job),
+        lambda found: percent(found["learned_accuracy"].mean("draw").isel(weights=0, rescaling=0)),
+        setting.shapes, 2 * len(learned.WEIGHTS) * len(seeds), config.learned_steps, config.batch_size,
+        evaluated,
+    )  # fmt: skip
+    return found._replace(cost=3 * found.cost)  # chance costs more than the network does

@@ -18,13 +18,12 @@ from jaxtyping import Array, Int, PyTree
 
 from experiments.supermask.config import Config
 from experiments.supermask.recipe import named_weights, weights_of
-from experiments.supermask.steps import Wait
 from lth_jax import initializers, models
 from lth_jax.keys import stream
 from lth_jax.models import Network
 from lth_jax.runs import axis, results
-from lth_jax.tickets import masks, pruning, rewinding
-from lth_jax.tickets.scores import CRITERIA
+from lth_jax.runs.job import Job
+from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
 from lth_jax.training import Recipe, TrainState, evaluate, init_state, train
 from lth_jax.types import Mask, Metrics, Params, Shapes, Split
 
@@ -45,7 +44,7 @@ class Setting(NamedTuple):
     prunable: PyTree[bool]
     scheme: initializers.Scheme
     spread: PyTree[float]  # standard deviation of each leaf's initial weights
-    keep: PyTree[np.ndarray]  # weights kept in each leaf, by level
+    sizes: schedules.Sizes  # weights kept in each leaf: dense, then the grid's levels
 
 
 def make_setting(config: Config, image_shape: tuple[int, ...], classes: int) -> Setting:
@@ -59,15 +58,18 @@ def make_setting(config: Config, image_shape: tuple[int, ...], classes: int) -> 
 
     of = masks.prunable(shapes)
     spreads = jax.tree.map(lambda leaf, yes: spread(leaf) if yes else 0.0, shapes, of)
-    rates = [
-        pruning.rates(shapes, removed(level, HIDDEN_RATE), {"output": removed(level, OUTPUT_RATE)})
-        for level in config.grid_levels
-        if level > 0
+    gone = [
+        (removed(level, HIDDEN_RATE), removed(level, OUTPUT_RATE)) for level in config.grid_levels if level
     ]
-    counts = pruning.kept_counts(shapes, rates, from_dense=True)  # level 0 first
-    first = 0 if 0 in config.grid_levels else 1
-    keep = jax.tree.map(lambda leaf: leaf[first:], counts)
-    return Setting(config, network, shapes, of, scheme, spreads, keep)
+    hidden, output = zip(*gone, strict=True) if gone else ((), ())
+    sizes = schedules.one_shot(shapes, of, hidden, [{"output": each} for each in output])
+    return Setting(config, network, shapes, of, scheme, spreads, sizes)
+
+
+def kept_at(setting: Setting) -> PyTree:
+    """Weights kept in each leaf at each of the grid's levels."""
+    first = 0 if 0 in setting.config.grid_levels else 1
+    return jax.tree.map(lambda counts: jnp.asarray(counts[first:]), setting.sizes.keep)
 
 
 def removed(level: int, rate: float) -> float:
@@ -78,7 +80,7 @@ def removed(level: int, rate: float) -> float:
 Treatment = Callable[[Array, Mask, Params, Setting], Params]
 KEPT: dict[str, Treatment] = {
     "initial": lambda seed, mask, initial, setting: initial,
-    "reinitialized": lambda seed, mask, initial, setting: rewinding.fresh(
+    "reinitialized": lambda seed, mask, initial, setting: initializers.initialize(
         stream(seed, "reinit"), setting.shapes, setting.scheme
     ),
     "reshuffled": lambda seed, mask, initial, setting: rewinding.shuffle(
@@ -94,10 +96,10 @@ KEPT: dict[str, Treatment] = {
 class Cell(NamedTuple):
     """One cell of the grid for one seed, as positions."""
 
-    seed: Int[Array, ""]
-    criterion: Int[Array, ""]
-    kept: Int[Array, ""]
-    pruned: Int[Array, ""]
+    seed: Int[Array, "*runs"]
+    criterion: Int[Array, "*runs"]
+    kept: Int[Array, "*runs"]
+    pruned: Int[Array, "*runs"]
 
 
 class Dense(NamedTuple):
@@ -113,13 +115,10 @@ def initial_weights(seed: int | Int[Array, ""], setting: Setting) -> Params:
     return initializers.initialize(stream(seed, "init"), setting.shapes, setting.scheme)
 
 
-def train_dense(
-    setting: Setting, seeds: list[int], splits: tuple[Split, Split], wait: Wait, chunk: int | None
-) -> xr.Dataset:
+def train_dense(setting: Setting, seeds: list[int], splits: tuple[Split, Split], job: Job) -> xr.Dataset:
     """The networks that the criteria judge."""
     config, network = setting.config, setting.network
-    steps = config.grid_dense_steps
-    recipe = Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
+    recipe = Recipe(network, optax.adam(config.learning_rate), config.batch_size, config.grid_dense_steps)
 
     def one(seed: Array, data: Split, validation: Split) -> tuple[Params, Metrics]:
         params = initial_weights(seed, setting)
@@ -128,33 +127,37 @@ def train_dense(
         state, _ = train(stream(seed, "order", DENSE), start, dense, data, recipe)
         return state.params, evaluate(state, validation, network)
 
-    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
+    mapped = axis.map_runs(one, chunk=job.chunk)
     params, metrics = jax.tree.map(np.asarray, mapped(jnp.asarray(seeds), *axis.replicate(splits)))
-    values = {"grid_dense_accuracy": (("seed",), metrics.accuracy), **named_weights(params)}
-    return results.by_label(values, {"seed": seeds}, {})
+    seed = {"seed": seeds}
+    accuracy = results.label({"grid_dense_accuracy": metrics["accuracy"]}, seed)
+    return accuracy.merge(named_weights(params, seed))
 
 
 def start_cell(
     cell: Cell, seed: Array, initial: Params, score: Params, keep: PyTree, setting: Setting
 ) -> tuple[Params, Mask]:
     """The weights and the mask of a cell at one size, ``keep`` being what each leaf keeps."""
-    mask = pruning.prune_to(masks.ones_like(initial), score, keep, setting.prunable)
-    treatments = [functools.partial(treat, setting=setting) for treat in KEPT.values()]
+    mask = pruning.prune_layers(masks.ones_like(initial), score, keep, setting.prunable)
+    treatments = [
+        lambda seed, mask, initial, treat=treat: treat(seed, mask, initial, setting)
+        for treat in KEPT.values()
+    ]
     kept = jax.lax.switch(cell.kept, treatments, seed, mask, initial)
     zero, frozen = masks.apply(mask, kept), rewinding.frozen(mask, kept, initial)
     return jax.tree.map(lambda a, b: jnp.where(cell.pruned == 0, a, b), zero, frozen), mask
 
 
-def play_cell(
+def run_cell(
     cell: Cell, dense: Dense, data: Split, validation: Split, setting: Setting
 ) -> tuple[Metrics, Metrics]:
     """Metrics of one cell: untrained at every size ``[level]``, and trained at one."""
     config, network = setting.config, setting.network
     initial, trained = jax.tree.map(lambda leaf: leaf[cell.seed], (dense.initial, dense.trained))
     seed = dense.seeds[cell.seed]
-    rankings = [functools.partial(pruning.scores, CRITERIA[name]) for name in config.grid_criteria]
+    rankings = [functools.partial(scores.by_trees, scores.CRITERIA[name]) for name in config.grid_criteria]
     score = jax.lax.switch(cell.criterion, rankings, initial, trained)
-    keep = jax.tree.map(jnp.asarray, setting.keep)
+    keep = kept_at(setting)
 
     def untrained(counts: PyTree) -> Metrics:
         params, _ = start_cell(cell, seed, initial, score, counts, setting)
@@ -163,8 +166,8 @@ def play_cell(
     at = config.grid_levels.index(config.grid_trained_level)
     chosen = jax.tree.map(lambda leaf: leaf[at], keep)
     params, mask = start_cell(cell, seed, initial, score, chosen, setting)
-    steps, adam = config.grid_steps, optax.adam(config.learning_rate)
-    recipe = Recipe(network, adam, config.batch_size, steps, steps)
+    adam = optax.adam(config.learning_rate)
+    recipe = Recipe(network, adam, config.batch_size, config.grid_steps)
     # Not init_state, which would set frozen weights to 0.
     start = TrainState(params, {}, adam.init(params))
     state, _ = train(stream(seed, "order", CELL), start, mask, data, recipe)
@@ -174,52 +177,36 @@ def play_cell(
 CellProgram = Callable[..., tuple[Metrics, Metrics]]
 
 
-def cell_program(setting: Setting, chunk: int | None, wait: Wait) -> CellProgram:
-    """:func:`play_cell` over a leading axis of cells; compiled once for all criteria."""
-
-    def one(cell: Cell, dense: Dense, data: Split, validation: Split) -> tuple[Metrics, Metrics]:
-        return play_cell(cell, dense, data, validation, setting)
-
-    return axis.map_runs(one, chunk=chunk, wait=wait)
+def cell_program(setting: Setting, job: Job) -> CellProgram:
+    """:func:`run_cell` over a leading axis of cells; compiled once for all criteria."""
+    return axis.map_runs(
+        lambda cell, dense, data, held: run_cell(cell, dense, data, held, setting), chunk=job.chunk
+    )
 
 
-def play_criterion(
+def run_criterion(
     name: str, setting: Setting, trained: xr.Dataset, splits: tuple[Split, Split], program: CellProgram
 ) -> xr.Dataset:
     """All cells of one criterion in one call: dims ``(kept_weights, pruned_weights, grid_seed[, level])``."""
     seeds = jnp.asarray(trained["seed"].values)
     initial = jax.jit(jax.vmap(lambda seed: initial_weights(seed, setting)))(seeds)
     dense = Dense(seeds, initial, weights_of(trained, setting.shapes))
-    shape = (len(KEPT), len(PRUNED), len(seeds))
+    cells = {"kept_weights": list(KEPT), "pruned_weights": list(PRUNED), "grid_seed": np.asarray(seeds)}
+    shape = [len(labels) for labels in cells.values()]
     kept, pruned, seed = (jnp.asarray(index.ravel()) for index in np.indices(shape, dtype=np.int32))
     criterion = jnp.full(seed.shape, setting.config.grid_criteria.index(name), jnp.int32)
     shared = axis.replicate((dense, *splits))
     untrained, after = jax.tree.map(np.asarray, program(Cell(seed, criterion, kept, pruned), *shared))
-    dims = ("kept_weights", "pruned_weights", "grid_seed")
-    values: dict[str, Any] = {}
-    for metric in Metrics._fields:
-        one, many = getattr(after, metric), getattr(untrained, metric)
-        values[f"grid_trained_{metric}"] = (dims, one.reshape(shape))
-        values[f"grid_untrained_{metric}"] = ((*dims, "level"), many.reshape(*shape, -1))
-    coordinates = {
-        "kept_weights": list(KEPT),
-        "pruned_weights": list(PRUNED),
-        "grid_seed": np.asarray(seeds),
-        "level": list(setting.config.grid_levels),
-    }
-    return results.by_label(values, coordinates, {}).expand_dims(criterion=[name])
+    values = {f"grid_trained_{metric}": array for metric, array in after.items()}
+    values |= {f"grid_untrained_{metric}": array for metric, array in untrained.items()}
+    found = results.label(values, cells, {"level": setting.config.grid_levels})
+    return found.expand_dims(criterion=[name])
 
 
 def kept_fractions(setting: Setting) -> np.ndarray:
     """Fraction in [0, 1] of the prunable weights that each level keeps."""
-    chosen = [
-        (leaf, shape.size)
-        for leaf, shape, yes in zip(
-            *map(jax.tree.leaves, (setting.keep, setting.shapes, setting.prunable)), strict=True
-        )
-        if yes
-    ]
-    return sum(leaf for leaf, _ in chosen) / sum(size for _, size in chosen)
+    found = schedules.kept_fractions(setting.sizes, setting.shapes, setting.prunable)
+    return found[0 if 0 in setting.config.grid_levels else 1 :]
 
 
 def grid_results(setting: Setting, parts: list[xr.Dataset], trained: xr.Dataset) -> xr.Dataset:

@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from experiments.supermask.config import Config
-from experiments.supermask.steps import Wait
 from lth_jax import initializers, models
 from lth_jax.keys import stream
+from lth_jax.levels import Start, Ticket, train_network
 from lth_jax.models import Network
 from lth_jax.runs import axis, results
+from lth_jax.runs.job import Job
 from lth_jax.tickets import masks
 from lth_jax.tickets.scores import large_final_same_sign
-from lth_jax.training import Recipe, TrainState, evaluate, init_state, train
-from lth_jax.types import Mask, Metrics, Params, Shapes, Split
+from lth_jax.training import Recipe, TrainState, evaluate, in_sequence, shuffled
+from lth_jax.types import Mask, Metrics, Params, Shapes, Split, Stacked
 
 OVERTRAIN, RETRAIN, FINAL = 0, 1, 2
 """Orders of the examples: a seed's ticket and ten architectures see one, the trainings before it others."""
@@ -53,7 +54,7 @@ def initial_weights(seed: int | Int[Array, ""], setting: Setting) -> Params:
     return initializers.initialize(stream(seed, "init"), setting.shapes, scheme, scheme)
 
 
-def embed(small: Params, shapes: Shapes) -> tuple[Params, Mask]:
+def embed(small: Stacked, shapes: Shapes) -> tuple[Params, Mask]:
     """A smaller network inside a larger one: its parameters, zeros beside them, and the mask that keeps it.
 
     Absent units have no weights in, no bias and no weights out: they are 0, give nothing and get no gradient.
@@ -90,72 +91,59 @@ def threshold_mask(initial: Params, trained: Params, t: Float[Array, ""] | float
     return jax.tree.map(keep, initial, trained, of)
 
 
-class Start(NamedTuple):
-    """One network about to be trained."""
-
-    seed: Int[Array, ""]
-    params: Params
-    mask: Mask
-    stop: Int[Array, ""]  # iterations; later ones are left out
-
-
-def train_start(
-    start: Start, data: Split, validation: Split, setting: Setting, steps: int, order: int
-) -> tuple[TrainState, Metrics, Metrics]:
-    """Train one network; its last state, its metrics before training, and its validation curve."""
-    config, adam = setting.config, optax.adam(setting.config.learning_rate)
-    recipe = Recipe(setting.network, adam, config.batch_size, steps, config.eval_every, config.shuffle)
-    state = init_state(recipe, start.params, {}, start.mask)
-    before = evaluate(state, validation, setting.network)
-    key, noise = stream(start.seed, "order", order), stream(start.seed, "model", order)
-    watch = {"validation": validation}
-    state, curves = train(key, state, start.mask, data, recipe, watch, noise, start.stop)
-    return state, before, curves.watched["validation"]
-
-
 def train_many(
-    starts: Start, splits: tuple[Split, Split], setting: Setting, steps: int, order: int,
-    wait: Wait, chunk: int | None, keep_weights: bool = False,
-) -> tuple[Params, Metrics, Metrics]:  # fmt: skip
-    """:func:`train_start` over a leading axis of starts, in one compiled call."""
+    starts: Start,
+    splits: tuple[Split, Split],
+    setting: Setting,
+    steps: int,
+    job: Job,
+    keep_weights: bool = False,
+) -> tuple[Params, Metrics]:
+    """Train stacked networks in one compiled call.
 
-    def one(start: Start, data: Split, validation: Split) -> tuple[Any, Metrics, Metrics]:
-        state, before, curve = train_start(start, data, validation, setting, steps, order)
-        return (state.params if keep_weights else {}), before, curve
+    Returns:
+      The weights at the end, ``{}`` unless they are kept, and the validation metrics before the first step
+      and after every ``--eval-every``: ``[network, 1 + evaluations]``.
+    """
+    config, adam = setting.config, optax.adam(setting.config.learning_rate)
+    order = shuffled if config.shuffle else in_sequence
+    recipe = Recipe(setting.network, adam, config.batch_size, steps, config.eval_every, order)
 
-    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
-    return jax.tree.map(np.asarray, mapped(starts, *axis.replicate(splits)))
+    def one(start: Start, data: Split, validation: Split) -> tuple[Params, Metrics]:
+        outcome = train_network(start, data, {"validation": validation}, recipe, observe_start=True)
+        weights = outcome.trained.params if keep_weights else {}
+        return weights, outcome.curves.observed["validation"]
+
+    return jax.tree.map(np.asarray, axis.map_runs(one, chunk=job.chunk)(starts, *axis.replicate(splits)))
 
 
-def baseline_starts(setting: Setting, stop: Any) -> Start:
+def baseline_starts(setting: Setting, stop: Any, order: int) -> Start:
     """Every seed's baseline, dense, to be trained for ``stop`` iterations (one number or one a seed)."""
     seeds = jnp.asarray(setting.config.seeds)
     params = jax.jit(jax.vmap(lambda seed: initial_weights(seed, setting)))(seeds)
-    stops = jnp.broadcast_to(jnp.asarray(stop, jnp.int32), seeds.shape)
-    return Start(seeds, params, masks.ones_like(params), stops)
+    return stacked_starts(seeds, params, masks.ones_like(params), stop, order)
 
 
-def best_iteration(loss: np.ndarray, every: int) -> np.ndarray:
+def stacked_starts(seeds: Array, params: Params, mask: Mask, stop: Any, order: int) -> Start:
+    """Stacked networks about to be trained, in the order of the examples that ``order`` names."""
+    every = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.int32), seeds.shape)  # noqa: E731
+    return Start(seeds, every(order), Ticket(params, mask, {}), {}, every(stop))
+
+
+def best_iteration(loss: ArrayLike, every: int) -> np.ndarray:
     """The iteration of the lowest loss, along the last axis; a loss that is not finite is never it."""
     return (np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=-1) + 1) * every
 
 
-def overtrain(setting: Setting, splits: tuple[Split, Split], wait: Wait, chunk: int | None) -> xr.Dataset:
+def overtrain(setting: Setting, splits: tuple[Split, Split], job: Job) -> xr.Dataset:
     """Step 1: train too long, and note the iteration of minimum validation loss."""
     config, steps = setting.config, setting.config.overtraining_steps
-    starts = baseline_starts(setting, steps)
-    _, before, curve = train_many(starts, splits, setting, steps, OVERTRAIN, wait, chunk)
-    return results.by_label(
-        {
-            "initial_accuracy": (("seed",), before.accuracy),
-            "initial_loss": (("seed",), before.loss),
-            "overtraining_loss": (("seed", "long_iteration"), curve.loss),
-            "overtraining_accuracy": (("seed", "long_iteration"), curve.accuracy),
-            "stop_iteration": (("seed",), best_iteration(curve.loss, config.eval_every)),
-        },
-        {"seed": list(config.seeds), "long_iteration": iterations(steps, config)},
-        {},
-    )
+    _, curve = train_many(baseline_starts(setting, steps, OVERTRAIN), splits, setting, steps, job)
+    before = {f"initial_{name}": values[:, 0] for name, values in curve.items()}
+    long = {f"overtraining_{name}": values[:, 1:] for name, values in curve.items()}
+    stop = {"stop_iteration": best_iteration(curve["loss"][:, 1:], config.eval_every)}
+    seed, at = {"seed": config.seeds}, {"long_iteration": iterations(steps, config)}
+    return results.label({**before, **long, **stop}, seed, at)
 
 
 def iterations(steps: int, config: Config) -> np.ndarray:
@@ -163,36 +151,30 @@ def iterations(steps: int, config: Config) -> np.ndarray:
     return np.arange(config.eval_every, steps + 1, config.eval_every)
 
 
-def retrain(
-    setting: Setting, before: xr.Dataset, splits: tuple[Split, Split], wait: Wait, chunk: int | None
-) -> xr.Dataset:
+def retrain(setting: Setting, before: xr.Dataset, splits: tuple[Split, Split], job: Job) -> xr.Dataset:
     """Step 2: from θ0 again, each seed for its own number of iterations, in one compiled call."""
     config, stop = setting.config, before["stop_iteration"].values
     steps = int(stop.max())
-    starts = baseline_starts(setting, stop)
-    params, _, curve = train_many(starts, splits, setting, steps, RETRAIN, wait, chunk, keep_weights=True)
+    starts = baseline_starts(setting, stop, RETRAIN)
+    params, curve = train_many(starts, splits, setting, steps, job, keep_weights=True)
     at = iterations(config.overtraining_steps, config)
     ran = iterations(steps, config)[None] <= stop[:, None]
     values: dict[str, Any] = {}
-    for name, curves in curve._asdict().items():
+    for name, curves in curve.items():
         whole = np.full((len(stop), len(at)), np.nan, np.float32)
-        whole[:, : ran.shape[1]] = np.where(ran, curves, np.nan)
-        values[f"retraining_{name}"] = (("seed", "long_iteration"), whole)
-        values[f"trained_{name}"] = (("seed",), curves[:, -1])  # a stopped curve stays at its last value
-    values |= named_weights(params)
-    return results.by_label(values, {"seed": list(config.seeds), "long_iteration": at}, {})
+        whole[:, : ran.shape[1]] = np.where(ran, curves[:, 1:], np.nan)
+        values[f"retraining_{name}"] = whole
+        values[f"trained_{name}"] = curves[:, -1]  # a stopped curve stays at its last value
+    seed = {"seed": config.seeds}
+    return results.label(values, seed, {"long_iteration": at}).merge(named_weights(params, seed))
 
 
-def named_weights(params: Params) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+def named_weights(params: Params, seed: results.Axis) -> xr.Dataset:
     """A tree ``{layer: {kind: array[seed, ...]}}`` as variables of a dataset."""
-    return {
-        f"weights_{layer}_{kind}": (
-            ("seed", *(f"{layer}_{kind}_{axis}" for axis in range(leaf.ndim - 1))),
-            np.asarray(leaf),
-        )
-        for layer, leaves in params.items()
-        for kind, leaf in leaves.items()
-    }
+    leaves = {f"{layer}_{kind}": leaf for layer, each in params.items() for kind, leaf in each.items()}
+    axes = lambda name, leaf: [{f"{name}_{n}": None} for n in range(leaf.ndim - 1)]  # noqa: E731
+    parts = [results.label({f"weights_{n}": leaf}, seed, *axes(n, leaf)) for n, leaf in leaves.items()]
+    return xr.merge(parts)
 
 
 def weights_of(saved: xr.Dataset, shapes: Shapes) -> Params:
@@ -203,82 +185,64 @@ def weights_of(saved: xr.Dataset, shapes: Shapes) -> Params:
     }
 
 
-def judge_thresholds(
-    setting: Setting, trained: Params, validation: Split, wait: Wait, chunk: int | None
-) -> xr.Dataset:
+def judge_thresholds(setting: Setting, trained: Params, validation: Split, job: Job) -> xr.Dataset:
     """Steps 3 and 4: every threshold's mask on the untrained weights, and the best one of each seed."""
     config, levels = setting.config, jnp.asarray(setting.config.thresholds)
 
-    def one(run: tuple[Array, Params], validation: Split) -> tuple[Array, Metrics]:
+    def one(run: tuple[Array, Params], validation: Split) -> Metrics:
         seed, end = run
         start = initial_weights(seed, setting)
 
-        def at(t: Float[Array, ""]) -> tuple[Array, Metrics]:
+        def at(t: Float[Array, ""]) -> Metrics:
             mask = threshold_mask(start, end, t, setting.prunable)
-            state = TrainState(masks.apply(mask, start), {}, ())
-            return masks.kept_fraction(mask, setting.prunable), evaluate(state, validation, setting.network)
+            found = evaluate(TrainState(masks.apply(mask, start), {}, ()), validation, setting.network)
+            return {"size": masks.kept_fraction(mask, setting.prunable), **found}
 
         return jax.vmap(at)(levels)
 
-    mapped = axis.map_runs(one, chunk=chunk, wait=wait)
-    runs = (jnp.asarray(config.seeds), trained)
-    kept, found = jax.tree.map(np.asarray, mapped(runs, axis.replicate(validation)))
-    best = np.argmax(np.where(np.isfinite(found.accuracy), found.accuracy, -1), axis=1)
-    return results.by_label(
-        {
-            "masked_size": (("seed", "threshold"), kept),
-            "masked_accuracy": (("seed", "threshold"), found.accuracy),
-            "masked_loss": (("seed", "threshold"), found.loss),
-            "best_threshold": (("seed",), np.asarray(config.thresholds)[best]),
-        },
-        {"seed": list(config.seeds), "threshold": list(config.thresholds)},
-        {},
-    )
+    mapped, seeds = axis.map_runs(one, chunk=job.chunk), jnp.asarray(config.seeds)
+    found = jax.tree.map(np.asarray, mapped((seeds, trained), axis.replicate(validation)))
+    best = np.argmax(np.where(np.isfinite(found["accuracy"]), found["accuracy"], -1), axis=1)
+    values = {f"masked_{name}": array for name, array in found.items()}
+    values["best_threshold"] = np.asarray(config.thresholds)[best]
+    return results.label(values, {"seed": config.seeds}, {"threshold": config.thresholds})
 
 
-def labelled_curves(names: list[str], sizes: np.ndarray, curve: Metrics, setting: Setting) -> xr.Dataset:
+def labelled_curves(names: list[str], sizes: Any, curve: Metrics, setting: Setting) -> xr.Dataset:
     """Validation curves ``[network, seed, iteration]`` of step 5 or 6, and relative sizes."""
     config = setting.config
-    shape = (len(names), len(config.seeds), -1)
-    dims = ("network", "seed", "iteration")
-    values = {f"validation_{n}": (dims, np.reshape(c, shape)) for n, c in curve._asdict().items()}
-    return results.by_label(
-        {**values, "relative_size": (dims[:2], np.reshape(sizes, shape[:2]))},
-        {"network": names, "seed": list(config.seeds), "iteration": iterations(config.steps, config)},
-        {},
-    )
+    values = {f"validation_{name}": curves[:, 1:] for name, curves in curve.items()}
+    runs, at = {"network": names, "seed": config.seeds}, {"iteration": iterations(config.steps, config)}
+    return results.label({**values, "relative_size": sizes}, runs, at)
 
 
 def train_tickets(
-    setting: Setting, best: xr.Dataset, trained: Params, splits: tuple[Split, Split],
-    wait: Wait, chunk: int | None,
-) -> xr.Dataset:  # fmt: skip
-    """Step 5: each seed's ticket, the zeros of its best threshold frozen."""
-    dense = baseline_starts(setting, setting.config.steps)
-    thresholds = jnp.asarray(best["best_threshold"].values, jnp.float32)
-    of = setting.prunable
-    mask = jax.jit(jax.vmap(lambda *run: threshold_mask(*run, of)))(dense.params, trained, thresholds)
-    sizes = jax.vmap(lambda m: masks.kept_fraction(m, of))(mask)
-    starts = dense._replace(mask=mask)
-    _, _, curve = train_many(starts, splits, setting, setting.config.steps, FINAL, wait, chunk)
-    return labelled_curves(["ticket"], np.asarray(sizes), curve, setting)
-
-
-def train_architectures(
-    setting: Setting, splits: tuple[Split, Split], wait: Wait, chunk: int | None
+    setting: Setting, best: xr.Dataset, trained: Params, splits: tuple[Split, Split], job: Job
 ) -> xr.Dataset:
+    """Step 5: each seed's ticket, the zeros of its best threshold frozen."""
+    steps, of = setting.config.steps, setting.prunable
+    dense = baseline_starts(setting, steps, FINAL)
+    thresholds = jnp.asarray(best["best_threshold"].values, jnp.float32)
+    mask = jax.jit(jax.vmap(lambda start, end, t: threshold_mask(start, end, t, of)))(
+        dense.ticket.params, trained, thresholds
+    )
+    sizes = jax.vmap(lambda m: masks.kept_fraction(m, of))(mask)
+    starts = dense._replace(ticket=dense.ticket._replace(mask=mask))
+    _, curve = train_many(starts, splits, setting, steps, job)
+    return labelled_curves(["ticket"], sizes, curve, setting)
+
+
+def train_architectures(setting: Setting, splits: tuple[Split, Split], job: Job) -> xr.Dataset:
     """Step 6: the ten architectures from fresh draws, all of them and all seeds on one run axis."""
     config = setting.config
     seeds, pairs = jnp.asarray(config.seeds), config.architectures()
     make = lambda index: jax.vmap(lambda seed: architecture(seed, index, setting))(seeds)  # noqa: E731
     drawn = jax.jit(lambda: axis.stack([make(index) for index in range(len(pairs))]))()
-    params, mask = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
+    params, mask = axis.flatten(drawn)
     sizes = jax.vmap(lambda m: masks.kept_fraction(m, setting.prunable))(mask)
-    runs = len(pairs) * len(seeds)
-    stops = jnp.full(runs, config.steps, jnp.int32)
-    starts = Start(jnp.tile(seeds, len(pairs)), params, mask, stops)
-    _, _, curve = train_many(starts, splits, setting, config.steps, FINAL, wait, chunk)
-    return labelled_curves([f"({a}, {b})" for a, b in pairs], np.asarray(sizes), curve, setting)
+    starts = stacked_starts(jnp.tile(seeds, len(pairs)), params, mask, config.steps, FINAL)
+    _, curve = train_many(starts, splits, setting, config.steps, job)
+    return labelled_curves([f"({a}, {b})" for a, b in pairs], sizes, curve, setting)
 
 
 def recipe_results(done: Mapping[str, xr.Dataset]) -> list[xr.Dataset]:

@@ -123,7 +123,7 @@ def group_losses(measured: xr.Dataset) -> str:
         names = [n for n in ours["network"].values.tolist() if n in TABLE and TABLE[n].category == group]
         if names:
             chosen = ours.sel(network=names)
-            cells = [plus_minus(chosen[column].values.ravel(), DIGITS[column]) for column in chosen.data_vars]
+            cells = [plus_minus(chosen[column].values.ravel(), DIGITS[column]) for column in map(str, chosen)]
             rows.append([group, str(len(names)), *cells])
     header = ["group", "networks", "size (%)", "final loss", "minimal loss", "iteration"]
     compare = follows_document(measured)

@@ -5,13 +5,13 @@ that epoch, so that the trials' mean is the number in the table.
 """
 
 import json
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import xarray as xr
 
 from experiments.ticket_distribution.weights import NETWORK
-from lth_jax.analysis.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
 
 
 class Published(NamedTuple):
@@ -248,6 +248,7 @@ def beyond(measured: xr.Dataset, have: set[str]) -> list[Judged]:
             # A model of initial weights says nothing of trained ones.
             if {one, other} <= have and (initial or identifier != "parametric"):
                 margin = 0.0 if kind == "greater" else MARGIN
-                claim = Claim(f"{identifier}:{n}", "001 §6", f"{text} (n = {n})", published, kind, margin)
+                title, judged = f"{text} (n = {n})", cast(Kind, kind)
+                claim = Claim(f"{identifier}:{n}", "001 §6", title, published, judged, margin)
                 found.append((claim, points(measured, one), points(measured, other)))
     return found

@@ -18,78 +18,55 @@ pruning, biases not reset. All networks of all trials are trained in one batched
 epochs at most; pruning is checkpointed at every level.
 """
 
-from pathlib import Path
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.ticket_distribution import networks, weights
-from experiments.ticket_distribution.claims import verdicts
-from experiments.ticket_distribution.config import Config, names, presets
-from experiments.ticket_distribution.figures import draw_figures
-from experiments.ticket_distribution.report import make_table, notes, variant
-from lth_jax import data, levels
-from lth_jax.errors import require
-from lth_jax.runs import results
-from lth_jax.runs.sweep import Progress
-from lth_jax.tickets import masks, pruning
-from lth_jax.training import Recipe, splits
-from lth_jax.types import Split
+from experiments.ticket_distribution.config import Config, names
+from lth_jax import data
+from lth_jax.runs import memory, results
+from lth_jax.runs.config import check_batches
+from lth_jax.runs.job import Job
+from lth_jax.tickets import masks
+from lth_jax.training import splits
+
+SUMMARY = "E2: what makes a ticket special, its mask or its weights (document 001)"
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
     """Refuse a configuration that this data set cannot serve."""
     examples = len(dataset.train_labels)
-    require(
-        config.batch_size <= examples,
-        f"--batch-size {config.batch_size}: larger than the {examples} training examples",
-    )
-    for name in ("epochs_per_level", "epochs"):
-        most = 2**29 // examples
-        value = getattr(config, name)
-        require(value <= most, f"--{name.replace('_', '-')} {value}: at most {most:,} of {examples} examples")
-    plan, shapes = networks.make_plan(config, examples, dataset.train_images.shape[1:], dataset.classes)
-    pruning.check_levels(shapes, plan.rates, max(config.prunings) + 1)
-    state = jax.eval_shape(lambda: begin(0, config, plan, shapes))
-    cli.check_memory(state, (len(names(config)) + 1) * len(config.seeds))
+    check_batches(config, examples, epochs=("epochs_per_level", "epochs"))
+    _, shapes = networks.make_plan(config, examples, dataset.train_images.shape[1:], dataset.classes)
+    state = (shapes,) * 5  # a run's two and its mask; in training weights and Adam's moments
+    memory.check(state, (len(names(config)) + 1) * len(config.seeds), "networks × --seeds")
 
 
-def begin(seed: int | jax.Array, config: Config, plan: levels.Plan, shapes: object) -> levels.Run:
-    """One trial before its first level."""
-    return levels.begin(seed, networks.initial_weights(seed, config, shapes), {}, plan)
-
-
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume: find the tickets, describe D_n, train all networks; the labelled results."""
     examples, image_shape = len(dataset.train_labels), dataset.train_images.shape[1:]
     plan, shapes = networks.make_plan(config, examples, image_shape, dataset.classes)
-    seeds, chunk = np.asarray(config.seeds, np.int32), execution.chunk or None
-    runs = jax.jit(jax.vmap(lambda seed: begin(seed, config, plan, shapes)))(jnp.asarray(seeds))
-    theta0 = jax.tree.map(np.asarray, runs.rewind_to)
+    prunable = plan.prunable
     train_split, test_split = splits(dataset)
+    tickets, levels, seconds = networks.find_tickets(config, job, plan, shapes, train_split, test_split)
 
-    steps = len(seeds) * plan.recipe.steps
-    with cli.reporter(describe_level, steps, "tickets") as report:
-        tickets, levels, seconds = networks.find_tickets(
-            folder, config, plan, runs, train_split, test_split, report, chunk
-        )
-    samples = weights.collect(theta0, tickets, plan.prunable)
-    fans = weights.layer_fans(shapes, plan.prunable)
+    seeds = np.asarray(config.seeds, np.int32)
+    theta0 = jax.jit(jax.vmap(lambda seed: networks.initial_weights(seed, config, shapes)))(seeds)
+    theta0 = jax.tree.map(np.asarray, theta0)
+    samples, fans = weights.collect(theta0, tickets, prunable), weights.layer_fans(shapes, prunable)
     models = weights.fit_models(samples, config, fans)
     tables = weights.quantile_tables(models, samples, config)
     described = weights.describe(samples, models, config, fans)
 
-    recipe = networks.make_recipe(config, plan.recipe.network, examples, epochs=1)
-    trainees = networks.make_trainees(config, recipe, seeds, theta0, tickets, tables, plan.prunable)
-    kept = jax.vmap(lambda mask: masks.kept_fraction(mask, plan.prunable))(trainees.mask)
-    curves, more = train_all(config, recipe, trainees, (train_split, test_split), folder, chunk)
+    recipe = networks.make_recipe(config, plan.recipe.network, examples, config.epochs)
+    runs = networks.make_runs(config, recipe, seeds, theta0, tickets, tables, prunable)
+    kept = jax.vmap(lambda mask: masks.kept_fraction(mask, prunable))(runs.mask)
+    curves, more = networks.train_networks(config, job, recipe, runs, train_split, test_split)
     attrs = results.attributes(
         config,
         experiment="ticket_distribution",
-        preset=execution.preset,
+        preset=job.preset,
         variant=config.variant,
         **dataset.attributes,
         seconds=seconds + more,
@@ -98,63 +75,10 @@ def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.
     return labelled(curves, np.asarray(kept), levels, config).merge(described).assign_attrs(attrs)
 
 
-def train_all(
-    config: Config,
-    recipe: Recipe,
-    trainees: networks.Trainee,
-    data: tuple[Split, Split],
-    folder: Path,
-    chunk: int | None,
-) -> tuple[dict[str, np.ndarray], float]:
-    """The networks' training, reported as it goes."""
-    part, called = networks.segment_epochs(config.epochs), names(config)
-    runs = len(called) * len(config.seeds)
-
-    def describe(progress: Progress) -> str:
-        accuracy = progress.record["test_accuracy"][progress.level, :: len(called), -1]
-        return (
-            f"epoch {(progress.level + 1) * part}  test accuracy (%) of {called[0]} {cli.accuracy(accuracy)}"
-        )
-
-    with cli.reporter(describe, runs * recipe.steps * part, "networks") as report:
-        return networks.train_networks(folder, config, recipe, trainees, *data, report, chunk)
-
-
-def describe_level(progress: Progress) -> str:
-    """A level of pruning in a line."""
-    accuracy = cli.accuracy(progress.record["test_accuracy"][progress.level])
-    return f"kept {progress.record['kept'][progress.level].mean():7.2%}  test accuracy (%) {accuracy}"
-
-
 def labelled(curves: dict, kept: np.ndarray, levels: dict, config: Config) -> xr.Dataset:
     """Curves as arrays ``[network, seed, epoch]``, and what pruning saw as ``[seed, level]``."""
-    called, trials = names(config), len(config.seeds)
-
-    def by_network(values: np.ndarray) -> np.ndarray:
-        return np.swapaxes(values.reshape(trials, len(called), *values.shape[1:]), 0, 1)
-
-    variables = {name: (("network", "seed", "epoch"), by_network(values)) for name, values in curves.items()}
-    variables["kept"] = (("network", "seed"), by_network(kept))
-    variables |= {f"pruning_{name}": (("seed", "level"), values.T) for name, values in levels.items()}
-    coordinates = {
-        "network": called,
-        "seed": list(config.seeds),
-        "epoch": np.arange(1, config.epochs + 1),
-        "level": np.arange(max(config.prunings)),
-    }
-    return results.by_label(variables, coordinates, {})
-
-
-EXPERIMENT = cli.Experiment(
-    name="ticket_distribution",
-    summary="E2: what makes a ticket special, its mask or its weights (document 001)",
-    config=Config,
-    presets=presets,
-    check=check,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-    variant=variant,
-)
+    runs = {"seed": config.seeds, "network": names(config)}
+    networks = results.label({**curves, "kept": kept}, runs, {"epoch": range(1, config.epochs + 1)})
+    pruning = {f"pruning_{name}": values for name, values in levels.items()}
+    pruned = results.label(pruning, {"level": range(max(config.prunings))}, {"seed": config.seeds})
+    return networks.merge(pruned).transpose("network", "seed", ...)

@@ -1,8 +1,8 @@
 """E2's networks: tickets found by iterative magnitude pruning, what is made of them, and their training."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,14 @@ from jaxtyping import Array, Int, PyTree
 from experiments.ticket_distribution.config import BEYOND, FOUR, Config, names
 from lth_jax import initializers, levels, models
 from lth_jax.analysis import distributions
+from lth_jax.analysis.tables import accuracy
 from lth_jax.keys import stream
-from lth_jax.runs import axis, results
-from lth_jax.runs.sweep import Reporter, Wait, remember
-from lth_jax.tickets import masks, pruning, rewinding
-from lth_jax.training import Recipe, TrainState, init_state, train
+from lth_jax.runs import axis
+from lth_jax.runs.job import Job
+from lth_jax.runs.progress import Progress, reporting
+from lth_jax.runs.sweep import sweep, with_checkpoints
+from lth_jax.tickets import masks, rewinding, schedules
+from lth_jax.training import Recipe, TrainState, evaluation, init_state, restarted, train
 from lth_jax.types import Mask, Params, Split
 
 AFTER = 1_000_000
@@ -37,11 +40,11 @@ class Ticket(NamedTuple):
     trained: Params  # what this mask was ranked by, not yet masked by it
 
 
-class Trainee(NamedTuple):
+class TrainingRun(NamedTuple):
     """One network on its way through the final training: what a checkpoint holds."""
 
-    seed: Int[Array, ""]
-    epoch: Int[Array, ""]
+    seed: Int[Array, "*runs"]
+    steps: Int[Array, "*runs"]  # that lie behind it
     mask: Mask
     state: TrainState
 
@@ -64,10 +67,10 @@ def make_network(config: Config, classes: int) -> models.Network:
 
 
 def make_recipe(config: Config, network: models.Network, examples: int, epochs: int) -> Recipe:
-    """Adam with an L2 term in the gradient; evaluated every epoch."""
+    """Adam with an L2 term in the gradient."""
     decay, adam = optax.add_decayed_weights(config.weight_decay), optax.adam(config.learning_rate)
-    steps = examples // config.batch_size
-    return Recipe(network, optax.chain(decay, adam), config.batch_size, epochs * steps, steps)
+    steps = epochs * (examples // config.batch_size)
+    return Recipe(network, optax.chain(decay, adam), config.batch_size, steps)
 
 
 def make_plan(
@@ -83,10 +86,10 @@ def make_plan(
 
     plan = levels.Plan(
         make_recipe(config, network, examples, config.epochs_per_level),
-        rates=pruning.rates(shapes, config.rate),
+        sizes=schedules.iterative(shapes, prunable, [config.rate] * max(config.prunings)),
         prunable=prunable,
         rewind=kernels_only if as_run else rewinding.to_start,
-        carry_optimizer=as_run,
+        optimizer="carried" if as_run else "fresh",
     )
     return plan, shapes
 
@@ -100,44 +103,45 @@ def initial_weights(seed: int | Int[Array, ""], config: Config, shapes: PyTree) 
 
 
 def find_tickets(
-    folder: Path,
-    config: Config,
-    plan: levels.Plan,
-    runs: levels.Run,
-    data: Split,
-    test: Split,
-    report: Reporter,
-    chunk: int | None,
-) -> tuple[dict[str, Ticket], Mapping[str, np.ndarray], float]:
+    config: Config, job: Job, plan: levels.Plan, shapes: PyTree, data: Split, test: Split
+) -> tuple[dict[str, Ticket], dict[str, np.ndarray], float]:
     """Iterative magnitude pruning of all trials, saved after every level.
 
     Returns:
       For each number of prunings the trials' tickets, the levels' measurements ``[level, trial]``, seconds.
     """
-    levels = max(config.prunings)
+    begin = lambda seed: levels.begin(seed, initial_weights(seed, config, shapes), {}, plan)  # noqa: E731
 
-    def select(level: levels.Level) -> tuple[Params, PyTree]:
-        return level.trained.params, levels.measurements(level)
+    def keep(after: levels.Run, trained: TrainState) -> Ticket:
+        tickets = jax.tree.map(lambda leaf: leaf[:, 0], trained.params)
+        return Ticket(after.ticket.mask, after.ticket.params, tickets)
 
-    def play(state: PyTree, wait: Wait) -> Iterator[tuple[PyTree, PyTree]]:
-        runs, tickets = state
-        played = levels.play(runs, data, {"test": test}, plan, levels, chunk=chunk, select=select, wait=wait)
-        for after, (trained, record) in played:
-            n = int(after.level[0])
-            if n in config.prunings:
-                tickets = {**tickets, str(n): Ticket(after.mask, after.params, trained)}
-            yield (after, tickets), record
+    found = sweep(
+        job,
+        config.seeds,
+        jax.eval_shape(lambda: begin(0)),
+        lambda seeds: jax.jit(jax.vmap(begin))(jnp.asarray(seeds, jnp.int32)),
+        data,
+        plan,
+        max(config.prunings),
+        describe=describe_level,
+        part="pruning",
+        keep=keep,
+        keep_levels=[n - 1 for n in config.prunings],
+        watch={"test": test},
+    )
+    tickets = {
+        str(n): jax.tree.map(lambda leaf, at=at: leaf[at], found.kept) for at, n in enumerate(config.prunings)
+    }
+    measured = {name: values[:, :, 0] for name, values in found.networks.items()}
+    return tickets, measured, float(found.seconds.sum())
 
-    def record_of(run: levels.Run) -> PyTree:
-        return levels.measurements(levels.play_level(run, data, {"test": test}, plan)[1])
 
-    none_yet = {str(n): Ticket(runs.mask, runs.params, runs.params) for n in config.prunings}
-    like = jax.eval_shape(jax.vmap(record_of), runs)
-    place = folder / results.CHECKPOINTS / "pruning"
-    (_, tickets), record, seconds = remember(place, (runs, none_yet), like, play, levels, report)
-    # In their order: JAX sorts a tree's names, "10" before "6".
-    found = {str(n): jax.tree.map(np.asarray, tickets[str(n)]) for n in config.prunings}
-    return found, record, float(seconds.sum())
+def describe_level(progress: Progress) -> str:
+    """A level of pruning in a line."""
+    networks, _ = progress.record
+    shown = accuracy(networks["test_accuracy"][progress.level].ravel())
+    return f"kept {networks['kept'][progress.level].mean():7.2%}  test accuracy (%) {shown}"
 
 
 def make_start(
@@ -199,7 +203,7 @@ def draw_from_model(key: Array, like: Params, tables: Mapping[str, Array], of: P
     return jax.tree.unflatten(structure, drawn)
 
 
-def make_trainees(
+def make_runs(
     config: Config,
     recipe: Recipe,
     seeds: Int[np.ndarray, " trials"],
@@ -207,15 +211,15 @@ def make_trainees(
     tickets: Mapping[str, Ticket],
     tables: Mapping[str, Mapping[str, np.ndarray]],
     of: PyTree[bool],
-) -> Trainee:
+) -> TrainingRun:
     """All networks of all trials before their training, on one leading axis: a trial's stand together."""
 
-    def trial(inputs: tuple) -> Trainee:
+    def trial(inputs: tuple) -> TrainingRun:
         seed, theta0, tickets, tables = inputs
 
-        def one(name: str) -> Trainee:
+        def one(name: str) -> TrainingRun:
             params, mask = make_start(name, seed, theta0, tickets, tables, config, of)
-            return Trainee(seed, jnp.asarray(0, jnp.int32), mask, init_state(recipe, params, {}, mask))
+            return TrainingRun(seed, jnp.asarray(0, jnp.int32), mask, init_state(recipe, params, {}, mask))
 
         return axis.stack([one(name) for name in names(config)])
 
@@ -224,67 +228,47 @@ def make_trainees(
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-def train_epochs(
-    trainee: Trainee, data: Split, watch: Mapping[str, Split], recipe: Recipe, epochs: int
-) -> tuple[Trainee, dict[str, Array]]:
-    """Some epochs of one network, and what was seen after each of them.
-
-    Every epoch has its own key, so the numbers do not depend on how many are trained between checkpoints.
-
-    Args:
-      trainee: where it is.
-      data: training examples.
-      watch: the split ``test``.
-      recipe: of one epoch.
-      epochs: how many.
-    """
-
-    def epoch(state: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
-        order, noise = (stream(trainee.seed, name, AFTER, index) for name in ("order", "model"))
-        state, curves = train(order, state, trainee.mask, data, recipe, watch, noise)
-        seen = {f"test_{k}": value[0] for k, value in curves.watched["test"]._asdict().items()}
-        return state, {"train_loss": curves.batch_loss[0], **seen}
-
-    indices = trainee.epoch + jnp.arange(epochs, dtype=jnp.int32)
-    state, record = jax.lax.scan(epoch, trainee.state, indices)
-    return trainee._replace(epoch=trainee.epoch + epochs, state=state), record
-
-
 def segment_epochs(epochs: int) -> int:
     """Epochs between two checkpoints: the largest divisor of ``epochs`` up to ``CHECKPOINT_EPOCHS``."""
     return max(part for part in range(1, CHECKPOINT_EPOCHS + 1) if epochs % part == 0)
 
 
 def train_networks(
-    folder: Path,
-    config: Config,
-    recipe: Recipe,
-    trainees: Trainee,
-    data: Split,
-    test: Split,
-    report: Reporter,
-    chunk: int | None,
+    config: Config, job: Job, recipe: Recipe, runs: TrainingRun, data: Split, test: Split
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Train every network of every trial together, saved every ``segment_epochs``.
+    """Train every network of every trial together, saved every :func:`segment_epochs`.
+
+    Every epoch has its own key, so the numbers do not depend on how many are trained between checkpoints.
 
     Returns:
-      Curves as arrays ``[network and trial, epoch]``, and seconds.
+      Curves as arrays ``[trial and network, epoch]``, and seconds.
     """
-    part = segment_epochs(config.epochs)
-    segments = config.epochs // part
+    part, called = segment_epochs(config.epochs), names(config)
+    epoch = recipe.steps // config.epochs
+    recipe, steps = dataclasses.replace(recipe, eval_every=epoch, order=restarted), part * epoch
 
-    def one(trainee: Trainee, data: Split, watch: Mapping[str, Split]) -> tuple[Trainee, PyTree]:
-        return train_epochs(trainee, data, watch, recipe, part)
+    def segment(run: TrainingRun, data: Split, test: Split) -> tuple[TrainingRun, dict[str, Array]]:
+        order, noise = (stream(run.seed, name, AFTER) for name in ("order", "model"))
+        state, curves = train(
+            order, run.state, run.mask, data, recipe, {"test": evaluation(test, recipe)},
+            model_key=noise, first=run.steps, steps=steps,
+        )  # fmt: skip
+        seen = {f"test_{name}": values for name, values in curves.observed["test"].items()}
+        return run._replace(steps=run.steps + steps, state=state), {"train_loss": curves.batch_loss, **seen}
 
-    def play(trainees: Trainee, wait: Callable[[PyTree], PyTree]) -> Iterator[tuple[Trainee, PyTree]]:
-        step = axis.map_runs(one, chunk=chunk, wait=wait)
-        shared = axis.replicate((data, {"test": test}))
-        for _ in range(int(trainees.epoch[0]) // part, segments):
-            trainees, record = step(trainees, *shared)
-            yield trainees, record
+    def play(runs: TrainingRun) -> Iterator[tuple[TrainingRun, PyTree, None]]:
+        step, shared = axis.map_runs(segment, chunk=job.chunk), axis.replicate((data, test))
+        while int(runs.steps[0]) < recipe.steps:
+            runs, record = step(runs, *shared)
+            yield runs, record, None
 
-    like = jax.eval_shape(lambda t: jax.vmap(lambda run: one(run, data, {"test": test})[1])(t), trainees)
-    place = folder / results.CHECKPOINTS / "networks"
-    _, record, seconds = remember(place, trainees, like, play, segments, report)
-    curves = {name: np.moveaxis(values, 0, 1).reshape(values.shape[1], -1) for name, values in record.items()}
-    return curves, float(seconds.sum())
+    def describe(progress: Progress) -> str:
+        shown = accuracy(progress.record["test_accuracy"][progress.level, :: len(called), -1])
+        return f"epoch {(progress.level + 1) * part}  test accuracy (%) of {called[0]} {shown}"
+
+    like = jax.eval_shape(lambda runs: jax.vmap(lambda run: segment(run, data, test)[1])(runs), runs)
+    with reporting(job, describe, len(runs.seed) * steps, "networks") as report:
+        folder, segments = job.checkpoints / "networks", config.epochs // part
+        record, _, seconds = with_checkpoints(folder, runs, (like, {}), play, segments, report)
+    whole = {name: np.moveaxis(values, 0, 1) for name, values in record.items()}
+    return {n: values.reshape(len(values), -1) for n, values in whole.items()}, float(seconds.sum())

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.ticket_distribution.claims import (
     COUNTED,
     EPOCHS,
@@ -19,7 +18,7 @@ from experiments.ticket_distribution.claims import (
     title,
 )
 from experiments.ticket_distribution.weights import FITS
-from lth_jax.analysis import stats
+from lth_jax.analysis import stats, tables
 
 MODELS = {"fc1": "FC-1", "lenet5": "LeNet-5"}
 DATA = {"fc1": "MNIST", "lenet5": "CIFAR-10"}
@@ -46,7 +45,7 @@ def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
     for name in measured["network"].values.tolist():
         values, epoch = at_best(measured, name, "test_accuracy")
         loss, loss_epoch = at_best(measured, name, "train_loss")
-        accuracy, least = f"{cli.accuracy(values)} @ {epoch}", f"{mean(loss):.3g} @ {loss_epoch}"
+        accuracy, least = f"{tables.accuracy(values)} @ {epoch}", f"{mean(loss):.3g} @ {loss_epoch}"
         theirs = ["", ""]
         if row := published.get(name):
             theirs = [f"{100 * corrected(row):.2f} @ {row.epoch}", f"{row.loss:.3g} @ {row.loss_epoch}"]
@@ -191,7 +190,7 @@ def _weights(measured: xr.Dataset) -> list[str]:
 
 def _diverged(measured: xr.Dataset) -> list[str]:
     """The networks whose loss became NaN or infinite: they are in no mean after that epoch."""
-    bad = ~np.isfinite(measured["train_loss"] + measured["test_loss"])
+    bad = ~xr.ufuncs.isfinite(measured["train_loss"] + measured["test_loss"])
     found = np.argwhere(bad.any("epoch").transpose("network", "seed").values)
     name = measured["network"].values
     return [f"* diverged: {name[i]}, seed {int(measured['seed'][j])}" for i, j in found]

@@ -17,7 +17,6 @@ from experiments.ticket_distribution.networks import Ticket
 from lth_jax import initializers
 from lth_jax.analysis import distributions
 from lth_jax.tickets import masks
-from lth_jax.types import Params
 
 BINS = 240
 """Of a histogram, from −r to r; even, so that 0 is an edge."""
@@ -38,14 +37,14 @@ class Samples(NamedTuple):
     trained: Mapping[str, Sequence[Values]]  # nonzero(m ⊙ θ), θ as the mask was ranked
 
 
-def collect(theta0: Params, tickets: Mapping[str, Ticket], of: PyTree[bool]) -> Samples:
+def collect(theta0: PyTree, tickets: Mapping[str, Ticket], of: PyTree[bool]) -> Samples:
     """The weights of all trials, from trees with a leading axis *trial*."""
     trials = range(jax.tree.leaves(theta0)[0].shape[0])
 
     def one(tree: PyTree, trial: int) -> PyTree:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[trial], tree)
 
-    def kept(ticket: Ticket, source: Params) -> list[Values]:
+    def kept(ticket: Ticket, source: PyTree) -> list[Values]:
         pairs = [(one(ticket.mask, t), one(source, t)) for t in trials]
         found = [distributions.kept_values(mask, params, of) for mask, params in pairs]
         # Trained weights of a trial that diverged may be NaN.

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lth_jax.analysis import variance
-from lth_jax.analysis.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
 
 LN10 = np.log(10)
 DIRECTIONS = ("forward", "backward")
@@ -163,11 +163,11 @@ def training_claims(measured: xr.Dataset) -> Iterator[Comparison]:
         return
     seen = measured.sel(training_scheme="he_normal")
 
-    def claim(identifier: str, text: str, published: str, kind: str, margin: float, unit: str) -> Claim:
+    def claim(identifier: str, text: str, published: str, kind: Kind, margin: float, unit: str) -> Claim:
         return Claim(f"training-{identifier}", "003", text, published, kind, margin, unit)
 
-    logs = np.log10(seen["gradient_variance"])
-    drift = np.abs(logs.isel(epoch=-1) - logs.isel(epoch=0)).mean("network_layer").values
+    logs = xr.ufuncs.log10(seen["gradient_variance"])
+    drift = abs(logs.isel(epoch=-1) - logs.isel(epoch=0)).mean("network_layer").values
     text = "He: the gradients' variance moves by more than a factor of 2 in training, mean over layers"
     told = "does not mean that it stays the same"
     yield claim("drift", text, told, "greater", DRIFT, "decades"), drift, 0.0

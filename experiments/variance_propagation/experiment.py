@@ -12,26 +12,24 @@ alternating width, so that fan-in and fan-out differ. Training: the same varianc
 changes while a LeNet-300-100 trains.
 """
 
-import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from experiments import cli
 from experiments.variance_propagation import training
-from experiments.variance_propagation.claims import verdicts
-from experiments.variance_propagation.figures import draw_figures
-from experiments.variance_propagation.report import make_table, notes
 from lth_jax import data, initializers
 from lth_jax.analysis import variance
 from lth_jax.errors import require
 from lth_jax.runs import results
-from lth_jax.runs.config import check_choices, check_distinct, option
+from lth_jax.runs.config import check_batches, check_choices, check_distinct, option
+from lth_jax.runs.job import Job
+from lth_jax.runs.stages import Stage, run_stages
+
+SUMMARY = "E5: how initialization carries variance through depth (document 003)"
 
 OWN_GAIN = "own_gain"
 """The scheme N(0, gain²/fan_in) with the gain of the activation it is tried with."""
@@ -124,11 +122,7 @@ def presets(variant: str) -> Mapping[str, Mapping[str, Any]]:
 
 def check(config: Config, dataset: data.Dataset) -> None:
     """Refuse a configuration that this data set cannot serve."""
-    examples = len(dataset.train_labels)
-    require(
-        config.batch_size <= examples,
-        f"--batch-size {config.batch_size}: larger than the {examples} training examples",
-    )
+    check_batches(config, len(dataset.train_labels))
 
 
 def normal(weight_variance: float) -> initializers.Scheme:
@@ -212,52 +206,29 @@ def measure_schemes(config: Config, chunk: int | None) -> xr.Dataset:
     return results.by_label(values, coordinates, {})
 
 
-def play_part(folder: Path, name: str, networks: int, measure: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """Measure a part, or read it back if this run has done so before it was interrupted."""
-    path = folder / results.CHECKPOINTS / f"{name}.nc"
-    if (before := cli.finished(path)) is not None:
-        return before
-    started = time.perf_counter()
-    print(f"{name}: {networks:,} networks …", flush=True)
-    measured = measure()
-    results.save(measured, path)
-    print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
-    return measured
-
-
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Measure or resume the parts; the labelled results."""
-    chunk, started = execution.chunk or None, time.perf_counter()
+    lines = len(config.variances) * len(config.seeds)
     cells = len(config.schemes) * len(config.activations) * config.scheme_seeds
     trained = len(config.training_schemes) * config.training_seeds
-    parts = [
-        play_part(
-            folder, "figure", len(config.variances) * len(config.seeds), lambda: measure_figure(config, chunk)
+    stages = [
+        Stage(
+            "figure",
+            lambda done: measure_figure(config, job.chunk),
+            networks=lines,
         ),
-        play_part(folder, "schemes", cells, lambda: measure_schemes(config, chunk)),
+        Stage("schemes", lambda done: measure_schemes(config, job.chunk), networks=cells),
     ]
     if trained:
-        again = lambda: training.measure(config, chunk, dataset)  # noqa: E731
-        parts.append(play_part(folder, "training", trained, again))
+        stages.append(
+            Stage("training", lambda done: training.measure(config, job.chunk, dataset), networks=trained)
+        )
+    done, seconds = run_stages(job, stages)
     attrs = results.attributes(
         config,
         experiment="variance_propagation",
-        preset=execution.preset,
+        preset=job.preset,
         **dataset.attributes,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
-    return xr.merge(parts, combine_attrs="drop").assign_attrs(attrs)
-
-
-EXPERIMENT = cli.Experiment(
-    name="variance_propagation",
-    summary="E5: how initialization carries variance through depth (document 003)",
-    config=Config,
-    presets=presets,
-    check=check,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-)
+    return xr.merge(done.values(), combine_attrs="drop").assign_attrs(attrs)

@@ -12,6 +12,7 @@ import xarray as xr
 from lth_jax import data, initializers, models, training
 from lth_jax.keys import stream
 from lth_jax.runs import axis, results
+from lth_jax.tasks import to_float
 from lth_jax.tickets import masks
 from lth_jax.types import Params, Split
 
@@ -48,7 +49,7 @@ def pre_activations(params: Params, images: jax.Array, shifts: Sequence[jax.Arra
 
 def gradients(params: Params, batch: Split) -> tuple[list[jax.Array], list[jax.Array]]:
     """Pre-activations of every layer, and the gradients of each image's own cross-entropy there."""
-    images = training.to_float(batch.images)
+    images = to_float(batch.images)
 
     def loss(shifts: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
         found = pre_activations(params, images, shifts)
@@ -79,63 +80,43 @@ def look(params: Params, start: Params, probe: Split) -> Seen:
     )
 
 
-def train_one(
-    run: dict[str, Any], train_split: Split, probe: Split, recipe: training.Recipe, epochs: int
-) -> Seen:
-    """Train one network epoch by epoch, looking at it before the first and after each."""
-    mask = masks.ones_like(run["params"])
-
-    def epoch(state: training.TrainState, index: jax.Array) -> tuple[training.TrainState, Seen]:
-        order = stream(run["seed"], "order", index)
-        state, _ = training.train(order, state, mask, train_split, recipe)
-        return state, look(state.params, run["params"], probe)
-
-    first = look(run["params"], run["params"], probe)
-    state = training.init_state(recipe, run["params"], {}, mask)
-    _, later = jax.lax.scan(epoch, state, jnp.arange(epochs))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
-
-
 def measure(config: Any, chunk: int | None, dataset: data.Dataset) -> xr.Dataset:
     """Train every scheme × seed; dims (training_scheme, training_seed, epoch, network_layer)."""
-    module = models.MLP(HIDDEN, dataset.classes)
-    network = models.from_flax(module)
+    network = models.from_flax(models.MLP(HIDDEN, dataset.classes))
     shapes = models.parameter_shapes(network, dataset.train_images.shape[1:])
-    steps = len(dataset.train_labels) // config.batch_size
-    recipe = training.Recipe(network, optax.adam(config.learning_rate), config.batch_size, steps, steps)
+    epoch = len(dataset.train_labels) // config.batch_size
+    adam, steps = optax.adam(config.learning_rate), config.epochs * epoch
+    recipe = training.Recipe(network, adam, config.batch_size, steps, epoch, training.restarted)
     schemes, seeds = config.training_schemes, config.seeds[: config.training_seeds]
-    runs = axis.stack(
+    pairs = [(scheme, seed) for scheme in schemes for seed in seeds]
+    params = axis.stack(
         [
-            {
-                "seed": jnp.int32(seed),
-                "params": initializers.initialize(stream(seed, "init"), shapes, initializers.get(scheme)),
-            }
-            for scheme in schemes
-            for seed in seeds
+            initializers.initialize(stream(seed, "init"), shapes, initializers.get(scheme))
+            for scheme, seed in pairs
         ]
     )
-    split = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
-    probe = Split(
-        jnp.asarray(dataset.test_images[:PROBE]), jnp.asarray(dataset.test_labels[:PROBE], jnp.int32)
-    )
-    play = axis.map_runs(lambda run, a, b: train_one(run, a, b, recipe, config.epochs), chunk=chunk)
-    seen = jax.tree.map(np.asarray, play(runs, split, probe))
+
+    def one(run: tuple[jax.Array, Params], train_split: Split, probe: Split) -> Seen:
+        seed, start = run
+        mask = masks.ones_like(start)
+        state = training.init_state(recipe, start, {}, mask)
+        observe = {"seen": lambda state: look(state.params, start, probe)}
+        _, curves = training.train(
+            stream(seed, "order"), state, mask, train_split, recipe, observe, observe_start=True
+        )
+        return curves.observed["seen"]
+
+    train_split, test_split = training.splits(dataset)
+    probe = jax.tree.map(lambda leaf: leaf[:PROBE], test_split)
+    numbers = jnp.asarray([seed for _, seed in pairs], jnp.int32)
+    seen = jax.tree.map(np.asarray, axis.map_runs(one, chunk=chunk)((numbers, params), train_split, probe))
     return labelled(seen, schemes, seeds, config.epochs)
 
 
 def labelled(seen: Seen, schemes: Sequence[str], seeds: Sequence[int], epochs: int) -> xr.Dataset:
     """Records ``[run, epoch, layer]`` with their labels; hidden layers' fractions are NaN for the output."""
-    dims = ("training_scheme", "training_seed", "epoch", "network_layer")
-    values = {}
-    for name, array in seen._asdict().items():
-        whole = array.reshape(len(schemes), len(seeds), *array.shape[1:])
-        if name in ("inactive", "dead"):
-            whole = np.concatenate([whole, np.full_like(whole[..., :1], np.nan)], axis=-1)
-        values[name] = (dims[: whole.ndim], whole)
-    coordinates = {
-        "training_scheme": list(schemes),
-        "training_seed": list(seeds),
-        "epoch": np.arange(epochs + 1),
-        "network_layer": list(LAYERS),
-    }
-    return results.by_label(values, coordinates, {})
+    values = seen._asdict()
+    for name in ("inactive", "dead"):
+        values[name] = np.concatenate([values[name], np.full_like(values[name][..., :1], np.nan)], axis=-1)
+    runs = {"training_scheme": schemes, "training_seed": seeds}
+    return results.label(values, runs, {"epoch": range(epochs + 1)}, {"network_layer": LAYERS})

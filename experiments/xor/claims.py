@@ -57,7 +57,7 @@ def success(measured: xr.Dataset, reading: str) -> xr.DataArray:
     if reading == "tolerant":
         return (margin > -config["tie"]).all("point")
     if reading == "loss":
-        return np.logaddexp(0, -margin).mean("point") < config["loss_threshold"]
+        return xr.ufuncs.logaddexp(0, -margin).mean("point") < config["loss_threshold"]
     raise ValueError(f"unknown reading {reading!r}; expected one of {', '.join(READINGS)}")
 
 

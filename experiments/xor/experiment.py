@@ -16,10 +16,8 @@ which only a network strictly right on all four can reach (one wrong point alone
 """
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -29,22 +27,37 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments import cli
-from experiments.xor.claims import make_table, success, verdicts
-from experiments.xor.figures import draw_figures
+from experiments.xor.claims import success
 from lth_jax import initializers
 from lth_jax.errors import require
 from lth_jax.keys import stream
-from lth_jax.runs import axis, results
+from lth_jax.models import Network
+from lth_jax.runs import axis, memory, results
 from lth_jax.runs.config import check_choices, option
+from lth_jax.runs.job import Job
+from lth_jax.runs.stages import Stage, run_stages
+from lth_jax.tasks import Task
 from lth_jax.tickets import masks, units
-from lth_jax.types import Mask, Params
+from lth_jax.training import Recipe, in_sequence, init_state
+from lth_jax.training import train as train_network
+from lth_jax.types import Mask, Params, Stacked
+
+SUMMARY = "E3: XOR learned by small networks, random and pruned (document 002 §2)"
 
 POINTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 TARGETS = np.array([0, 1, 1, 0], np.float32)
 STRATEGIES = ("random", "one_shot_product", *units.CRITERIA)
 CHUNK = 100
 """Networks vectorised inside one device: small enough for a CPU's cache, large enough for its vectors."""
+PART, MOST_PARTS = 200, 10
+"""Networks that are saved together, at least, and how many such parts there are, at most."""
+WEIGHTS = {
+    "hidden_kernel": ("input", "unit"),
+    "hidden_bias": ("unit",),
+    "output_kernel": ("unit", "output"),
+    "output_bias": ("output",),
+}
+"""The parameters as results name them, and their dimensions."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +91,8 @@ class Config:
 class Study(NamedTuple):
     """One network through all strategies: what each size of it had become after training."""
 
-    logits: Float[Array, "strategies sizes 4"]
-    params: Params  # with the leading axes strategies and sizes
+    logits: Float[Array, "*networks strategies sizes 4"]
+    params: Stacked  # with the leading axes strategies and sizes
 
 
 def logits(params: Params, points: Float[Array, "points 2"]) -> Float[Array, " points"]:
@@ -99,24 +112,26 @@ def initialize(seed: int | Int[Array, ""], config: Config) -> Params:
     return initializers.initialize(stream(seed, "init"), shapes, scheme)
 
 
+TASK = Task(
+    inputs=lambda key, batch: batch["points"],
+    loss=lambda outputs, batch: optax.sigmoid_binary_cross_entropy(outputs, batch["targets"]),
+    metrics={},
+)
+DATA = {"points": POINTS, "targets": TARGETS}
+
+
 def fit(params: Params, mask: Mask, config: Config) -> Params:
     """Train one masked network on the four points with Adam; pruned weights stay exactly 0."""
-    optimizer = optax.adam(config.learning_rate)
-
-    def loss(params: Params) -> Float[Array, ""]:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, jnp.asarray(POINTS)), TARGETS))
-
-    def step(state: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], None]:
-        params, opt_state = state
-        gradient = masks.apply(mask, jax.grad(loss)(params))
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, masks.apply(mask, updates)), opt_state), None
-
-    start = masks.apply(mask, params)
-    return jax.lax.scan(step, (start, optimizer.init(start)), None, config.steps)[0][0]
+    network = Network(
+        lambda key, points: (params, {}), lambda params, _, points, key: (logits(params, points), {})
+    )
+    adam, every = optax.adam(config.learning_rate), len(POINTS)
+    recipe = Recipe(network, adam, every, config.steps, order=in_sequence, task=TASK)
+    data, key = jax.tree.map(jnp.asarray, DATA), jax.random.key(0)  # nothing in it is chance
+    return train_network(key, init_state(recipe, params, {}, mask), mask, data, recipe)[0].params
 
 
-def retrain(start: Params, alive: Bool[Array, "networks units"], config: Config) -> Params:
+def retrain(start: Params, alive: Bool[Array, "networks units"], config: Config) -> Stacked:
     """Train networks that share their initial weights and differ in which units they have."""
 
     def one(alive: Bool[Array, " units"]) -> Params:
@@ -158,7 +173,7 @@ def study(seed: Int[Array, ""], config: Config) -> Study:
     return assemble(random, dense, one_shot, iterative)
 
 
-def assemble(random: Params, dense: Params, one_shot: Params, iterative: Params) -> Study:
+def assemble(random: Stacked, dense: Params, one_shot: Stacked, iterative: Stacked) -> Study:
     """All that was trained, as arrays ``[strategy, size]``; pruned strategies begin with the dense one."""
 
     def table(random: Array, dense: Array, one_shot: Array, iterative: Array) -> Array:
@@ -172,35 +187,51 @@ def assemble(random: Params, dense: Params, one_shot: Params, iterative: Params)
     return Study(both(params), params)
 
 
-def train(config: Config, execution: cli.Execution, folder: Path, dataset: None) -> xr.Dataset:
-    """All networks in one compiled call; the labelled results."""
-    seeds = jnp.arange(config.first_seed, config.first_seed + config.networks)
-    mapped = axis.map_runs(lambda seed: study(seed, config), chunk=execution.chunk or CHUNK)
-    started = time.perf_counter()
-    found = jax.tree.map(np.asarray, mapped(seeds))
-    seconds = time.perf_counter() - started
-    attrs = results.attributes(config, experiment="xor", preset=execution.preset, seconds=seconds)
-    return labelled(found, config, attrs)
+def train(config: Config, job: Job, dataset: None) -> xr.Dataset:
+    """Run or resume all networks, a part of them a stage; the labelled results."""
+    seeds = range(config.first_seed, config.first_seed + config.networks)
+    size = memory.evenly(len(seeds), max(PART, -(-len(seeds) // MOST_PARTS)))
+    mapped = axis.map_runs(lambda seed: study(seed, config), chunk=job.chunk or CHUNK)
+    parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+    def measure(part: range) -> xr.Dataset:
+        return labelled(jax.tree.map(np.asarray, mapped(jnp.asarray(part))), part, config)
+
+    trained = len(STRATEGIES) * len(config.sizes)
+    stages = [
+        Stage(
+            f"networks_{part[0]}-{part[-1]}",
+            lambda done, part=part: measure(part),
+            networks=len(part),
+            network_steps=len(part) * trained * config.steps,
+            cost=float(len(part)),
+        )
+        for part in parts
+    ]
+    done, seconds = run_stages(job, stages)
+    measured = xr.concat(done.values(), "network", data_vars="minimal", combine_attrs="drop")
+    attrs = results.attributes(config, experiment="xor", preset=job.preset, seconds=seconds)
+    return with_pictures(measured.assign_attrs(attrs))
 
 
-def labelled(found: Study, config: Config, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Logits ``[network, strategy, units, point]`` in float32, and the weights of a few pictured networks."""
-    cell, seeds = ("strategy", "units"), np.arange(config.first_seed, config.first_seed + config.networks)
-    values = {"logit": (("network", *cell, "point"), found.logits), "target": (("point",), TARGETS)}
-    coordinates = {
-        "network": seeds,
-        "strategy": list(STRATEGIES),
-        "units": list(config.sizes),
-        "point": ["".join(str(int(x)) for x in point) for point in POINTS],
-    }
-    measured = results.by_label(values, coordinates, attrs)
-    shown = pictured(success(measured, "strict"))
-    names = {"hidden_kernel": ("input", "unit"), "hidden_bias": ("unit",)}
-    names |= {"output_kernel": ("unit", "output"), "output_bias": ("output",)}
-    for name, dims in names.items():
+def labelled(found: Study, seeds: Sequence[int], config: Config) -> xr.Dataset:
+    """Logits ``[network, strategy, units, point]`` in float32, and every network's weights."""
+    points = ["".join(str(int(x)) for x in point) for point in POINTS]
+    cells = [{"network": seeds}, {"strategy": STRATEGIES}, {"units": config.sizes}]
+    measured = results.label({"logit": found.logits}, *cells, {"point": points})
+    measured["target"] = (("point",), TARGETS)
+    for name, dims in WEIGHTS.items():
         layer, kind = name.split("_")
-        measured[name] = (("picture", *cell, *dims), found.params[layer][kind][shown])
-    return measured.assign_coords(picture=seeds[shown])
+        axes = [{dim: None} for dim in dims]
+        measured[name] = results.label({name: found.params[layer][kind]}, *cells, *axes)[name]
+    return measured
+
+
+def with_pictures(measured: xr.Dataset) -> xr.Dataset:
+    """The results with the weights of a few pictured networks instead of all."""
+    shown = pictured(success(measured, "strict"))
+    weights = measured[list(WEIGHTS)].isel(network=shown).rename(network="picture")
+    return measured.drop_vars(list(WEIGHTS)).merge(weights)
 
 
 def pictured(strict: xr.DataArray) -> np.ndarray:
@@ -223,17 +254,3 @@ def notes(measured: xr.Dataset) -> str:
         "strategies start from the same networks, so their rows share the 10-unit cell; the published ones "
         "do not."
     )
-
-
-EXPERIMENT = cli.Experiment(
-    name="xor",
-    summary="E3: XOR learned by small networks, random and pruned (document 002 §2)",
-    config=Config,
-    presets=lambda variant: {"quick": {}, "paper": {}},
-    check=lambda config, dataset: None,
-    train=train,
-    claims=verdicts,
-    figures=draw_figures,
-    table=make_table,
-    notes=notes,
-)

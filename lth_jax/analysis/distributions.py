@@ -146,10 +146,8 @@ def density(parts: Parts, at: Float[np.ndarray, " points"]) -> Float[np.ndarray,
 
 def cumulative(parts: Parts, at: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """P(W ≤ w) at the given weights."""
-    return sum(
-        weight * np.interp(at / model.spread, _grid(model), _cumulative_on_grid(model))
-        for weight, model in parts
-    )
+    each = [weight * np.interp(at / m.spread, _grid(m), _cumulative_on_grid(m)) for weight, m in parts]
+    return np.sum(each, axis=0)
 
 
 def quantiles(parts: Parts, points: int = 4097) -> Float[np.ndarray, " points"]:

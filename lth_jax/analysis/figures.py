@@ -66,7 +66,7 @@ def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def label(name: str) -> str:
-    """A method's name for a legend."""
+    """A name for a legend."""
     name = f"He{name[2:]}" if name.startswith("he_") else name
     return name.replace("_", " ").replace("xavier", "Xavier").replace("kaiming", "Kaiming")
 
@@ -87,7 +87,7 @@ def densities(schemes: Mapping[str, Scheme], layers: Mapping[str, tuple[int, int
     """Probability density of each scheme, one panel per layer.
 
     Args:
-      schemes: by method name.
+      schemes: by name.
       layers: fan-in and fan-out by layer name.
     """
     figure, axes = new_figure(len(layers), width=4.2, squeeze=False)
@@ -117,7 +117,7 @@ def size_over_epochs(kept: np.ndarray, epochs_per_level: int) -> "Figure":
 
 
 def against_kept(
-    ax: "Axes", measured: "xr.Dataset", variable: str, over: str = "method", scale: float = 100.0
+    ax: "Axes", measured: "xr.Dataset", variable: str, over: str = "initializer", scale: float = 100.0
 ) -> None:
     """Mean ± standard deviation over seeds against the fraction of weights kept, a line per ``over``.
 
@@ -163,10 +163,10 @@ def bands(
       percentiles: the band's edges, in percent.
     """
     finite = [column[np.isfinite(column)] for column in np.asarray(samples).T]
-    edges = [np.percentile(column, percentiles) if column.size else (np.nan, np.nan) for column in finite]
+    edges = np.array([np.percentile(c, percentiles) if c.size else (np.nan, np.nan) for c in finite])
     if center is None:
         center = np.array([column.mean() if column.size else np.nan for column in finite])
-    low, high = np.transpose(edges)
+    low, high = edges.T
     color = style(index)["color"]
     ax.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(at, center, color=color, label=name)

@@ -309,7 +309,7 @@ def _sign_flip_p(sample: _Sample, null: float, draws: int, seed: int) -> float:
     if n <= 16:
         signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
     else:
-        signs = np.random.default_rng((seed, 1)).choice(np.int8([-1, 1]), (draws, n))
+        signs = np.random.default_rng((seed, 1)).choice(np.array([-1, 1], np.int8), (draws, n))
         signs = np.concatenate([np.ones((1, n), np.int8), signs])  # the pattern that happened
     return float(np.mean(np.abs(signs @ d) >= abs(d.sum()) - n * sample.noise))
 

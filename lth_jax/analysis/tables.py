@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from lth_jax import data
+from lth_jax.analysis import stats
 from lth_jax.runs import results
 
 REPEATED = ("seed", "network", "trial")
@@ -99,3 +101,10 @@ def escape(text: str) -> str:
 def diverged_lines(measured: xr.Dataset) -> list[str]:
     """The runs whose loss became NaN or infinite, by name."""
     return [f"diverged, and in no mean: {run}" for run in results.diverged_runs(measured)]
+
+
+def accuracy(values: np.ndarray) -> str:
+    """``97.93 ± 0.11`` in percent, over the last axis, with the number of runs left out if any diverged."""
+    summary = stats.summary(np.asarray(values) * 100)
+    lost = np.size(values) - int(summary.n)
+    return f"{summary.mean:.2f} ± {summary.std:.2f}" + (f" ({lost} diverged)" if lost else "")

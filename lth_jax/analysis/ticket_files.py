@@ -36,7 +36,7 @@ Flat = Mapping[str, np.ndarray]
 """A tree's arrays by their names: ``hidden_0/kernel``."""
 
 
-class Ticket(NamedTuple):
+class SavedTicket(NamedTuple):
     """One ticket: the weights that training starts from (the pruned ones 0), the mask, and where it is from.
 
     ``params`` and ``mask`` are trees like the module's parameters, of NumPy arrays; True is kept.
@@ -52,13 +52,18 @@ class Kept(NamedTuple):
 
     ``masks``: ``uint8 [level, seed, bytes]`` for each prunable parameter, from ``packbits``. ``theta0`` and
     ``rewind_to``: ``[seed, ...]``, the second where levels after the first start, if that is not θ0.
-    ``trained``: ``[level, seed, ...]`` if they start where the level before ended, or nothing.
+    ``weights``: ``[kept level, seed, network, ...]`` for each of ``params/NAME`` and ``collections/NAME``
+    after training, of the ``levels`` and ``networks`` that are named. Without ``rewinds`` a level starts from
+    those of the level before.
     """
 
     masks: Flat
     theta0: Flat
     rewind_to: Flat
-    trained: Flat
+    weights: Flat
+    levels: Sequence[int] = ()
+    networks: Sequence[str] = ("ticket",)
+    rewinds: bool = True
 
 
 def flat(tree: PyTree) -> dict[str, Any]:
@@ -97,11 +102,14 @@ def write(path: Path, seeds: Sequence[int], kept: Kept, draw: Callable[[int], Fl
     if any(digest(draw(seed)) != one for seed, one in zip(seeds, arrays["digest"], strict=True)):
         arrays |= {f"theta0/{name}": leaf for name, leaf in kept.theta0.items()}
     arrays |= {f"rewind_to/{name}": leaf for name, leaf in kept.rewind_to.items()}
-    arrays |= {f"trained/{name}": np.swapaxes(leaf, 0, 1) for name, leaf in kept.trained.items()}
+    arrays |= {f"weights/{name}": np.swapaxes(leaf, 0, 1) for name, leaf in kept.weights.items()}
+    arrays |= {"kept_levels": np.asarray(kept.levels, np.int32), "rewinds": np.asarray(kept.rewinds)}
+    arrays["networks"] = np.asarray(kept.networks, dtype=str)
     halves = [name for name, leaf in arrays.items() if leaf.dtype == jnp.bfloat16]
     arrays |= {name: arrays[name].view(np.uint16) for name in halves}  # NumPy's files do not know them
     arrays[HALVES] = np.asarray(halves, dtype=str)
-    write_whole(path, lambda aside: np.savez_compressed(aside, **arrays))
+    save_arrays: Any = np.savez_compressed
+    write_whole(path, lambda aside: save_arrays(aside, **arrays))
 
 
 def digest(leaves: Flat) -> str:
@@ -126,19 +134,8 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
       InputError: the file is missing or damaged, has no such seed or level, or ``draw`` gives other weights
         here than it did where the sweep was made.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file; only lth-jax sweep keeps its tickets")
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            stored = {name: file[name] for name in file.files}
-        seeds = stored["seed"].tolist()
-        halves = stored.pop(HALVES, np.asarray([], str)).tolist()
-        stored |= {name: stored[name].view(jnp.bfloat16) for name in halves}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
-    if seed not in seeds:
-        raise InputError(f"--seed {seed}: the run has {', '.join(map(str, seeds))}")
-    run, mask = seeds.index(seed), {}
+    stored = _stored(path)
+    run, mask = _run(stored, seed), {}
     for name, shape in _below(stored, "shape").items():
         packed = stored.get(f"mask/{name}")
         if packed is None:
@@ -152,15 +149,57 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
     return {name: np.where(mask[name], leaf, leaf.dtype.type(0)) for name, leaf in start.items()}, mask
 
 
+def read_trained(path: Path, seed: int, level: int, network: str = "ticket") -> tuple[Flat, Flat]:
+    """The weights and collections of one network of a sweep after its training, by name.
+
+    Raises:
+      InputError: the file is missing or damaged, or does not keep them.
+    """
+    stored = _stored(path)
+    run, levels, networks = _run(stored, seed), stored["kept_levels"].tolist(), stored["networks"].tolist()
+    if level not in levels:
+        kept = ", ".join(map(str, levels)) or "none"
+        raise InputError(f"--level {level}: trained weights are kept of {kept}; sweep with --keep-weights")
+    if network not in networks:
+        raise InputError(f"--network {network}: expected one of {', '.join(networks)}")
+    place = (run, levels.index(level), networks.index(network))
+    weights = {name: leaf[place] for name, leaf in _below(stored, "weights").items()}
+    return _below(weights, "params"), _below(weights, "collections")
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a ``tickets.npz``."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; only lth-jax sweep keeps its tickets")
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            stored = {name: file[name] for name in file.files}
+        if missing := {"seed", "digest", "kept_levels", "networks", "rewinds"} - stored.keys():
+            raise ValueError(f"{min(missing)} is missing")
+        halves = stored.pop(HALVES, np.asarray([], str)).tolist()
+        return stored | {name: stored[name].view(jnp.bfloat16) for name in halves}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _run(stored: Flat, seed: int) -> int:
+    """The place of a seed's run."""
+    seeds = stored["seed"].tolist()
+    if seed not in seeds:
+        raise InputError(f"--seed {seed}: the run has {', '.join(map(str, seeds))}")
+    return seeds.index(seed)
+
+
 def _below(stored: Flat, kind: str) -> dict[str, np.ndarray]:
     """The arrays of one kind, by their parameter's name."""
-    return {name.partition("/")[2]: leaf for name, leaf in stored.items() if name.startswith(f"{kind}/")}
+    return {name[len(kind) + 1 :]: leaf for name, leaf in stored.items() if name.startswith(f"{kind}/")}
 
 
 def _start(stored: Flat, run: int, level: int, draw: Callable[[], Flat], path: Path) -> Flat:
     """Where a level starts, before it is masked."""
-    if level > 0 and (trained := _below(stored, "trained")):
-        return {name: leaf[run, level - 1] for name, leaf in trained.items()}
+    if level > 0 and not stored["rewinds"]:
+        before = stored["kept_levels"].tolist().index(level - 1)
+        return {name: leaf[run, before, 0] for name, leaf in _below(stored, "weights/params").items()}
     if level > 0 and (rewind_to := _below(stored, "rewind_to")):
         return {name: leaf[run] for name, leaf in rewind_to.items()}
     if theta0 := _below(stored, "theta0"):
@@ -174,7 +213,9 @@ def _start(stored: Flat, run: int, level: int, draw: Callable[[], Flat], path: P
     return drawn
 
 
-def save_ticket(path: Path, params: Flat, mask: Flat, card: Mapping[str, Any]) -> None:
+def save_ticket(
+    path: Path, params: Flat, mask: Flat, card: Mapping[str, Any], collections: Flat | None = None
+) -> None:
     """Write a ticket as safetensors, and its card as JSON beside it.
 
     Raises:
@@ -182,6 +223,9 @@ def save_ticket(path: Path, params: Flat, mask: Flat, card: Mapping[str, Any]) -
     """
     tensors = {f"params/{name}": np.asarray(leaf, order="C") for name, leaf in params.items()}
     tensors |= {f"mask/{name}": np.asarray(leaf, order="C") for name, leaf in mask.items()}
+    tensors |= {
+        f"collections/{name}": np.asarray(leaf, order="C") for name, leaf in (collections or {}).items()
+    }
     text = json.dumps(card, indent=2)
     content = save(tensors, metadata={"format": "np", "card": text})
     write_whole(path, lambda aside: aside.write_bytes(content))
@@ -193,7 +237,7 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def load_ticket(path: str | Path) -> Ticket:
+def load_ticket(path: str | Path) -> SavedTicket:
     """Read an exported ticket; its card comes from the same file.
 
     >>> params, mask, card = load_ticket("ticket.safetensors")  # doctest: +SKIP
@@ -201,10 +245,24 @@ def load_ticket(path: str | Path) -> Ticket:
     Raises:
       InputError: it is missing, damaged, or no ticket.
     """
+    tensors, card = _read_ticket(path)
+    return SavedTicket(nested(_below(tensors, "params")), nested(_below(tensors, "mask")), card)
+
+
+def load_collections(path: str | Path) -> dict[str, Any]:
+    """The model's other variables that were exported with trained weights: ``{}`` if there are none.
+
+    Raises:
+      InputError: as :func:`load_ticket`.
+    """
+    return nested(_below(_read_ticket(path)[0], "collections"))
+
+
+def _read_ticket(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of an exported ticket by name, and its card."""
     try:
         with safe_open(str(path), framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as a ticket: {' '.join(str(error).split())[:200]}") from None
-    return Ticket(nested(_below(tensors, "params")), nested(_below(tensors, "mask")), card)

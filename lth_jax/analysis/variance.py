@@ -73,10 +73,10 @@ ACTIVATIONS: dict[str, Activation] = {
 class Layers(NamedTuple):
     """A stack of layers as data, one entry a layer, the output last: runs of many schemes share a program."""
 
-    fan_in: Int[Array | np.ndarray, "*runs layers"]
-    fan_out: Int[Array | np.ndarray, "*runs layers"]
-    spread: Float[Array | np.ndarray, "*runs layers"]
-    center: Float[Array | np.ndarray, "*runs layers"]
+    fan_in: Int[Array | np.ndarray, "*layers"]
+    fan_out: Int[Array | np.ndarray, "*layers"]
+    spread: Float[Array | np.ndarray, "*layers"]
+    center: Float[Array | np.ndarray, "*layers"]
 
 
 class Steps(NamedTuple):
@@ -86,8 +86,8 @@ class Steps(NamedTuple):
     last; ``backward[k]`` is from ∂ℓ/∂f_{k+2} to ∂ℓ/∂f_{k+1}, the last entry from ∂ℓ/∂output.
     """
 
-    forward: Float[Array | np.ndarray, "*runs layers"]
-    backward: Float[Array | np.ndarray, "*runs hidden"]
+    forward: Float[Array | np.ndarray, "*layers"]
+    backward: Float[Array | np.ndarray, "*hidden"]
 
 
 class LogVariances(NamedTuple):
@@ -126,9 +126,9 @@ def _kernel(key: PRNGKey, layer: Layers, kind: str, width: int) -> Float[Array, 
     return jnp.where(real, layer.center + layer.spread * sample, 0.0)
 
 
-def _normalise(x: Float[Array, " width"], units: Array) -> tuple[Array, Array]:
+def _normalise(x: Float[Array, " width"], units: Array | np.ndarray) -> tuple[Array, Array]:
     """A vector with mean square 1 over its real units, and the logarithm of what the mean square was."""
-    square = jnp.sum(x * x) / units
+    square = jnp.sum(x * x) / jnp.asarray(units, x.dtype)
     return x / jnp.sqrt(jnp.where(square > 0, square, 1.0)), jnp.log(square)
 
 

@@ -9,7 +9,7 @@ import shtab
 from lth_jax.commands import settings
 from lth_jax.data import DATASETS
 from lth_jax.initializers import SCHEMES
-from lth_jax.runs.execution import Execution
+from lth_jax.runs.job import Execution
 
 HELP = f"print shell completion, for {', '.join(shtab.SUPPORTED_SHELLS)}"
 EXAMPLES = """\

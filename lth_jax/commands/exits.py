@@ -26,14 +26,14 @@ After 1, 130 and 143 the same command goes on from what is saved."""
 
 
 @contextlib.contextmanager
-def explained(again: str = "") -> Iterator[None]:
+def exit_on_error(again: str = "") -> Iterator[None]:
     """Turn what goes wrong in the block into one line on standard error and an exit code.
 
     Args:
       again: how to go on after an interruption, for people; empty where there is nothing to go on with.
     """
     try:
-        with signals.raised():
+        with signals.signals_raise():
             yield
     except (InputError, DataError) as error:
         fail(str(error))
@@ -44,10 +44,10 @@ def explained(again: str = "") -> Iterator[None]:
             raise
         fail(f"out of memory ({str(error)[:200]}); try a smaller --chunk, or fewer seeds", 1)
     except KeyboardInterrupt as stop:
-        leave(stop, again)
+        exit_for_signal(stop, again)
 
 
-def leave(stop: KeyboardInterrupt, again: str = "") -> NoReturn:
+def exit_for_signal(stop: KeyboardInterrupt, again: str = "") -> NoReturn:
     """Say how to go on, and leave with the exit code that shells give to a signal, 128 + its number."""
     number, computing = signal.SIGINT, False
     if isinstance(stop, signals.Stopped):

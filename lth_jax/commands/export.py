@@ -42,6 +42,10 @@ def add(commands: Any) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of an lth-jax sweep")
     parser.add_argument("--seed", type=int, required=True, metavar="SEED", help="which run")
     parser.add_argument("--level", type=int, required=True, metavar="LEVEL", help="which level; 0 is dense")
+    parser.add_argument(
+        "--trained", action="store_true", help="its weights after training, if they were kept"
+    )
+    parser.add_argument("--network", default="ticket", metavar="NAME", help="with --trained: or a control's")
     parser.add_argument("--out", metavar="FILE", help="[RUN/tickets/seed-SEED-level-LEVEL.safetensors]")
     parser.add_argument("--measure", action="store_true", help="time inference, sparse against dense")
     parser.set_defaults(run=run)
@@ -50,7 +54,8 @@ def add(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     folder, seed, level = Path(parsed.folder), parsed.seed, parsed.level
-    name = f"seed-{seed}-level-{level}.safetensors"
+    which = f"-{parsed.network.replace(':', '-')}-trained" if parsed.trained else ""
+    name = f"seed-{seed}-level-{level}{which}.safetensors"
     path = folder / "tickets" / name if parsed.out is None else Path(parsed.out)
     check_printable([str(path)])
     require(path.suffix not in (".json", ""), f"--out {path}: expected a name like ticket.safetensors")
@@ -59,15 +64,24 @@ def run(parsed: argparse.Namespace) -> None:
     chosen = configuration(measured, folder)
     image_shape = json.loads(measured.attrs["image_shape"])
     model = settings.make_model(chosen, image_shape, int(measured.attrs["classes"]))
-    params, mask = ticket_files.read(folder / ticket_files.TICKETS, seed, level, sweep.drawer(model))
-    card = make_card(measured, seed, level, mask)
+    stored, saved = folder / ticket_files.TICKETS, {}
+    require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
+    if parsed.trained:
+        params, saved = ticket_files.read_trained(stored, seed, level, parsed.network)
+        mask = {
+            name: np.asarray(leaf != 0) if leaf.ndim > 1 else np.ones(leaf.shape, bool)
+            for name, leaf in params.items()
+        }
+    else:
+        params, mask = ticket_files.read(stored, seed, level, sweep.drawer(model))
+    card = make_card(measured, seed, level, mask, parsed.network, parsed.trained)
     if parsed.measure:
         collections = model.initial(stream(seed, "init"))[1]
         arrays = [{name: jnp.asarray(leaf) for name, leaf in leaves.items()} for leaves in (params, mask)]
         tree, kept = map(ticket_files.nested, arrays)
         times = sparsity.measure(model.network, tree, kept, collections, image_shape)
         card["measured"] = as_card(times)
-    ticket_files.save_ticket(path, params, mask, card)
+    ticket_files.save_ticket(path, params, mask, card, saved)
     for line in said(card, path):
         tables.print_line(tables.console(), line)
 
@@ -81,15 +95,19 @@ def configuration(measured: xr.Dataset, folder: Path) -> Config:
     attrs = measured.attrs
     kind = attrs.get("experiment", "something else")
     require(kind == "sweep", f"{folder}: is a run of {kind}; only lth-jax sweep keeps its tickets")
-    written = json.loads(attrs["config"])
+    written: dict[str, Any] = json.loads(attrs["config"])
     unknown = set(written) ^ {field.name for field in fields(Config)}
     require(not unknown, f"{folder}: written by another version ({', '.join(sorted(unknown))} differ)")
-    return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in written.items()})
+    as_fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in written.items()}
+    return Config(**as_fields)
 
 
-def make_card(measured: xr.Dataset, seed: int, level: int, mask: Flat) -> dict[str, Any]:
+def make_card(
+    measured: xr.Dataset, seed: int, level: int, mask: Flat, network: str = "ticket", trained: bool = False
+) -> dict[str, Any]:
     """What a ticket is, for people and programs; accuracies are fractions, after training from it."""
     attrs, at = measured.attrs, measured.sel(seed=seed, level=level)
+    at = at.sel(network=network) if "network" in at.dims else at
     config = json.loads(attrs["config"])
     own = ("model", "hidden", "initializer", "rewind")
     numbers = {name: float(at[name]) for name in ("kept", "test_accuracy", "train_accuracy", "test_loss")}
@@ -99,7 +117,8 @@ def make_card(measured: xr.Dataset, seed: int, level: int, mask: Flat) -> dict[s
     }
     return {
         "format": "lth_jax ticket 1",
-        "params": "the weights that training starts from, pruned ones 0",
+        "params": f"weights {'after training' if trained else 'that training starts from'}, pruned ones 0",
+        "network": network,
         "seed": seed,
         "level": level,
         **{name: config[name] for name in own},

@@ -1,27 +1,31 @@
-"""What ``lth-jax sweep`` can be told, and the network, plan and runs that come of it."""
+"""What ``lth-jax sweep`` can be told, and the search that comes of it."""
 
-import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 
-from lth_jax import checks, data, initializers, levels, models
+from lth_jax import data, initializers, models, search
 from lth_jax.errors import InputError, require
-from lth_jax.keys import stream
-from lth_jax.runs import axis, processes, signals
-from lth_jax.runs.config import check_choices, check_distinct, check_limits, option
-from lth_jax.tickets import masks, pruning, rewinding
-from lth_jax.training import Recipe
-from lth_jax.types import Collections, Params, PRNGKey, Shapes, Split
+from lth_jax.runs.config import (
+    check_batches,
+    check_choices,
+    check_distinct,
+    check_limits,
+    option,
+)
+from lth_jax.search import Choices, Search
+from lth_jax.tasks import check_logits
+from lth_jax.tickets import scores
+from lth_jax.tickets.pruning import SCOPES
+from lth_jax.types import Collections, Params, PRNGKey
 
 Rate = float | optax.Schedule
 
@@ -39,6 +43,8 @@ OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] 
     "rmsprop": lambda config, rate: optax.rmsprop(rate),
 }
 SCHEDULES = ("constant", "cosine", "warmup")
+KEPT = ("kept", "restarted")
+OPTIMIZER_STATES = ("fresh", "carried", "rewound")
 OWN = "module"
 """The initializer that leaves initialization to the module."""
 
@@ -52,6 +58,9 @@ LIMITS = {
     "warmup_steps": (0, 1_000_000_000),
     "rate": (1e-4, 0.9999),  # pruning counts in steps of 1 / 10,000
     "hidden": (1, 100_000),
+    "density": (0, 0.9999),
+    "eval_every": (0, 1_000_000_000),
+    "validation": (0, 1_000_000_000),
 }
 GROUPS = {
     "the network": ("model", "hidden", "initializer", "dataset"),
@@ -59,7 +68,11 @@ GROUPS = {
         *("optimizer", "learning_rate", "weight_decay", "momentum"),
         *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
     ),
-    "pruning": ("levels", "rate", "layer_rates", "scope", "rewind"),
+    "pruning": (
+        *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
+        *("rewind", "rewind_schedule", "rewind_optimizer"),
+    ),
+    "what is recorded": ("controls", "eval_every", "validation", "keep_weights"),
 }
 
 
@@ -81,10 +94,23 @@ class Config:
     batch_size: int = option(60, "examples per step")
     seeds: tuple[int, ...] = option(tuple(range(42, 47)), "one run each, as 42-46 or 42,43")
     levels: int = option(10, "rounds of training and pruning; the first is dense")
-    rate: float = option(0.2, "fraction of the surviving weights pruned per level, in (0, 1)")
-    layer_rates: tuple[str, ...] = option((), "other rates for some layers, as output=0.1,hidden_0=0.3")
-    scope: str = option("layer", "rank the weights of each layer, or of all together", tuple(pruning.SCOPES))
-    rewind: str = option("start", "to θ0 (start), to its K-th step (K, a number), or not at all (none)")
+    rate: tuple[float, ...] = option((0.2,), "fraction of the survivors pruned per level, or one for each")
+    density: float = option(
+        0.0, "fraction that the last level keeps, exactly, instead of --rate; 0 is --rate"
+    )
+    layer_rates: tuple[str, ...] = option(
+        (), "other rates (or densities) of layers, as output=0.1,Block_1/Dense_0=0"
+    )
+    scope: str = option("layer", "rank the weights of each layer, or of all together", tuple(SCOPES))
+    one_shot: bool = option(False, "cut every level out of the dense network")
+    score: str = option("large_final", "what weights are ranked by", tuple(scores.CRITERIA))
+    rewind: str = option("start", "to θ0 (start), to step K (K), not at all (none), the schedule only (lr:K)")
+    rewind_schedule: str = option("kept", "after K: go on from there, or a whole level again", KEPT)
+    rewind_optimizer: str = option("fresh", "its state at levels after the first", OPTIMIZER_STATES)
+    controls: tuple[str, ...] = option((), f"trained beside each ticket: {', '.join(search.CONTROLS)}")
+    eval_every: int = option(0, "iterations between two evaluations within a level, for curves; 0 is none")
+    validation: int = option(0, "training examples held out, whose least loss says when to stop; 0 is none")
+    keep_weights: str = option("none", "trained weights to keep: none, all, or levels as 0,9")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -104,20 +130,24 @@ class Config:
             require(self.warmup_steps == 0, f"--warmup-steps {self.warmup_steps}: --schedule is constant")
         if self.schedule == "warmup":
             require(self.warmup_steps > 0, "--schedule warmup: say --warmup-steps too")
-        layers = layer_rates(self)
-        require(
-            not layers or self.scope == "layer",
-            f"--layer-rates {','.join(self.layer_rates)}: --scope global has one rate for all layers",
-        )
-        rewind_step(self)
+        given = ",".join(f"{rate:g}" for rate in self.rate)
+        fits = len(self.rate) in (1, self.levels - 1)
+        require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
+        layer_rates(self)
+        named("--", lambda: search.rewind_step(self.rewind), "")
+        if self.controls:
+            check_distinct(self, "controls")
+        for name in self.controls:
+            named("--controls", lambda name=name: search.check_control(name))
+        check_kept_levels(self)
 
 
-def named(what: str, function: Callable[[], Any]) -> Any:
+def named(what: str, function: Callable[[], Any], behind: str = ": ") -> Any:
     """What a function returns; its ``ValueError`` as an ``InputError`` that begins with a flag's name."""
     try:
         return function()
     except ValueError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"{what}{behind}{error}") from None
 
 
 def layer_rates(config: Config) -> dict[str, float]:
@@ -128,26 +158,32 @@ def layer_rates(config: Config) -> dict[str, float]:
         try:
             value = float(number)
         except ValueError:
-            value = 0.0
+            value = -1.0
         require(
-            bool(layer) and 1e-4 <= value <= 0.9999,
-            f"--layer-rates {entry}: expected LAYER=RATE, the rate 0.0001 to 0.9999",
+            bool(layer) and (1e-4 <= value <= 0.9999 or value == 0),
+            f"--layer-rates {entry}: expected LAYER=RATE, the rate 0.0001 to 0.9999, or 0 to spare it",
         )
         require(layer not in given, f"--layer-rates {entry}: {layer} is named twice")
         given[layer] = value
     return given
 
 
-def rewind_step(config: Config) -> int:
-    """The step that is rewound to: 0 for θ0 and where there is no rewinding."""
-    if config.rewind in ("start", "none"):
-        return 0
-    known = len(config.rewind) < 12 and config.rewind.isascii() and config.rewind.isdecimal()
-    require(
-        known and int(config.rewind) > 0,
-        f"--rewind {config.rewind[:40]}: expected start, none or a number of steps, at least 1",
-    )
-    return int(config.rewind)
+def kept_levels(config: Config) -> list[int]:
+    """The levels whose trained weights are kept."""
+    if config.keep_weights in ("none", "all"):
+        return list(range(config.levels)) if config.keep_weights == "all" else []
+    return [int(entry) for entry in config.keep_weights.split(",")]
+
+
+def check_kept_levels(config: Config) -> None:
+    """Refuse levels that there are not."""
+    text = config.keep_weights
+    parts = text.split(",")
+    known = text in ("none", "all") or all(p.isascii() and p.isdecimal() and len(p) < 6 for p in parts)
+    require(known, f"--keep-weights {text}: expected none, all, or levels such as 0,9")
+    for level in kept_levels(config):
+        require(level < config.levels, f"--keep-weights {level}: the levels are 0 to {config.levels - 1}")
+    require(len(set(kept_levels(config))) == len(kept_levels(config)), f"--keep-weights {text}: one is twice")
 
 
 def make_module(config: Config, classes: int) -> nn.Module:
@@ -175,12 +211,10 @@ def make_module(config: Config, classes: int) -> nn.Module:
 
 
 class Model(NamedTuple):
-    """A network, how a run of it is initialized, and what that gives."""
+    """A network, and how a run of it is initialized."""
 
     network: models.Network
     initial: Callable[[PRNGKey], tuple[Params, Collections]]
-    shapes: Shapes
-    collections: PyTree[Any]
 
 
 def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Model:
@@ -189,7 +223,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
     Raises:
       InputError: the module refuses such images, or the initializer the module's parameters.
     """
-    network = models.from_flax(make_module(config, classes))
+    network = models.from_linen(make_module(config, classes))
     sample = jnp.zeros((1, *image_shape), jnp.float32)
 
     def initial(key: PRNGKey) -> tuple[Params, Collections]:
@@ -205,10 +239,10 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
     except Exception as error:  # each module refuses in its own words
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"--model {config.model}: refuses images {tuple(image_shape)}: {problem}") from None
-    named(f"--model {config.model}", lambda: checks.check_logits(answer, 1, classes))
+    named(f"--model {config.model}", lambda: check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
-    shapes, collections = named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
-    return Model(network, initial, shapes, collections)
+    named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
+    return Model(network, initial)
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -229,59 +263,37 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
 
 
-def make_plan(config: Config, model: Model, examples: int) -> levels.Plan:
-    """The plan of every level.
+def make_search(config: Config, model: Model, examples: int) -> Search:
+    """What happens at every level, and how its runs begin.
 
     Raises:
       InputError: a batch, a warmup or a step to rewind to does not fit into a level, or a layer is unknown or
         loses its last weight.
     """
-    require(
-        config.batch_size <= examples,
-        f"--batch-size {config.batch_size}: larger than the {examples} training examples",
-    )
-    most = 2**29 // examples
-    require(config.epochs <= most, f"--epochs {config.epochs}: at most {most} of {examples} examples")
-    steps, back = config.epochs * (examples // config.batch_size), rewind_step(config)
+    require(config.validation < examples, f"--validation {config.validation}: there are {examples} examples")
+    examples -= config.validation
+    check_batches(config, examples, epochs=("epochs",))
+    steps = config.epochs * (examples // config.batch_size)
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
-    require(back <= steps, f"--rewind {back}: a level has {steps} steps")
-    which = named(f"--model {config.model}", lambda: masks.prunable(model.shapes))
-    rates = named("--layer-rates", lambda: pruning.rates(model.shapes, config.rate, layer_rates(config)))
-    pruning.check_scope(model.shapes, rates, config.scope, config.levels)
-    recipe = Recipe(model.network, make_optimizer(config, steps), config.batch_size, steps, steps)
-    return levels.Plan(
-        recipe,
-        rates=rates,
-        prunable=which,
+    back = search.rewind_step(config.rewind)[1]
+    require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
+    choices = Choices(
+        levels=config.levels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        rate=config.rate[0] if len(config.rate) == 1 else config.rate,
+        layers=layer_rates(config),
         scope=config.scope,
-        rewind=rewinding.no_reset if config.rewind == "none" else rewinding.to_start,
+        one_shot=config.one_shot,
+        density=config.density or None,
+        rewind=config.rewind,
+        rewind_schedule=cast(Any, config.rewind_schedule),
+        optimizer=cast(Any, config.rewind_optimizer),
+        controls=config.controls,
+        eval_every=config.eval_every,
+        score=scores.by_weight(scores.CRITERIA[config.score]),
     )
-
-
-def make_run(config: Config, model: Model, plan: levels.Plan, seed: Any, split: Split | None) -> levels.Run:
-    """A run before level 0; ``split``, the training examples, is needed to rewind to a later step only."""
-    params, collections = model.initial(stream(seed, "init"))
-    early = None
-    if (step := rewind_step(config)) and split is not None:
-        order, noise = stream(seed, "order", 0), stream(seed, "model", 0)  # as the dense level has them
-        early = rewinding.at_step(order, params, split, plan.recipe, step, noise, collections)
-    return levels.begin(seed, params, collections, plan, early)
-
-
-def start_runs(
-    config: Config, model: Model, plan: levels.Plan, seeds: Sequence[int], split: Split, chunk: int | None
-) -> levels.Run:
-    """Runs before level 0, stacked.
-
-    Raises:
-      signals.Stopped: Ctrl-C or SIGTERM came while the step to rewind to was trained for.
-    """
-    numbers = jnp.asarray(seeds, jnp.int32)
-    if not rewind_step(config):
-        return jax.jit(jax.vmap(lambda seed: make_run(config, model, plan, seed, None)))(numbers)
-    one = lambda seed, split: make_run(config, model, plan, seed, split)  # noqa: E731
-    with signals.asked() as request:
-        later = axis.map_runs(one, chunk=chunk, wait=functools.partial(signals.wait, request=request))
-        found = processes.gather(later(numbers, split))  # whole in every process, as without a step
-        signals.leave(request)
-    return jax.tree.map(jnp.asarray, found)
+    optimizer = make_optimizer(config, steps)
+    return named(
+        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices)
+    )

@@ -1,10 +1,10 @@
 """``lth-jax sweep``: tickets of any model on any data set, from flags or a file, resumed at will."""
 
 import argparse
-import functools
+import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import PyTree
 from rich.console import Console
 
-from lth_jax import data, levels
-from lth_jax.analysis import figures, tables, ticket_files
+from lth_jax import data, search
+from lth_jax.analysis import figures, records, tables, ticket_files
 from lth_jax.commands import settings, show
+from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.keys import stream
+from lth_jax.levels import Run
 from lth_jax.runs import config, memory, processes, results
-from lth_jax.runs.execution import Execution, Work, execute
-from lth_jax.runs.progress import accuracy, reporter
+from lth_jax.runs.job import Execution, Job
 from lth_jax.runs.storage import write_text
-from lth_jax.runs.sweep import Progress, blocks, sweep
-from lth_jax.tickets.masks import path_names
+from lth_jax.runs.sweep import Swept, block_state, nothing, sweep
+from lth_jax.search import Search
 from lth_jax.training import splits
+from lth_jax.types import Split
 
 HELP = "find tickets: train, prune, rewind, level after level, many seeds at once"
 USAGE = "lth-jax sweep [--config FILE.toml] [--FLAG VALUE …]"
@@ -44,8 +45,9 @@ A file has a line for every flag that it sets: `learning_rate = 0.05`, `hidden =
 results.nc (dims seed, level), tickets.npz, report.md and figures/. `lth-jax show` prints it, `lth-jax export`
 takes a ticket out.
 
-Rewinding to step K starts the levels after the first from the dense network after its first K steps, and
-trains them for a level's whole number of steps. Batch statistics start anew at every level."""
+Rewinding to step K starts the levels after the first where the dense network is after K steps, batch
+statistics included, and trains them from there to the level's last step, as the schedule goes on; with
+--rewind-schedule restarted it trains a whole level from K, schedule and statistics as at the very start."""
 
 
 def add(commands: Any) -> None:
@@ -68,103 +70,106 @@ def run(parsed: argparse.Namespace) -> None:
 
 def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
     """The configuration and execution that a command line and its file ask for."""
-    parts = (Config, Execution)
-    given = from_toml(Path(parsed.config), *parts) if parsed.config is not None else {}
+    given = from_toml(Path(parsed.config), Config, Execution) if parsed.config is not None else {}
     given |= vars(parsed)
-    chosen, execution = (
-        part(**{name: given[name] for name in part.__dataclass_fields__ if name in given}) for part in parts
-    )
-    return chosen, execution
+
+    def of(part: type) -> dict[str, Any]:
+        return {field.name: given[field.name] for field in dataclasses.fields(part) if field.name in given}
+
+    return Config(**of(Config)), Execution(**of(Execution))
 
 
-def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, levels.Plan]:
-    """The model and plan for a data set."""
+def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, Search]:
+    """The model and the search for a data set."""
     model = settings.make_model(chosen, dataset.train_images.shape[1:], dataset.classes)
-    return model, settings.make_plan(chosen, model, len(dataset.train_labels))
+    return model, settings.make_search(chosen, model, len(dataset.train_labels))
 
 
 def check(chosen: Config, dataset: data.Dataset) -> None:
     """Refuse a configuration that this data set cannot serve."""
-    model, plan = prepare(chosen, dataset)
-    one = jax.eval_shape(lambda: settings.make_run(chosen, model, plan, 0, None))
-    memory.check(one, min(len(chosen.seeds), jax.device_count()), "--seeds")  # a block
-    if chosen.rewind == "none":  # every level's weights are kept
-        memory.check(one.params, len(chosen.seeds) * chosen.levels, "--seeds × --levels with --rewind none")
+    _, found = prepare(chosen, dataset)
+    one = jax.eval_shape(lambda: found.begin(0))
+    memory.check(
+        block_state(one, found.plan), min(len(chosen.seeds), jax.device_count()), "--seeds"
+    )  # a block
+    kept = len(levels_to_keep(chosen)) * len(found.plan.networks)
+    memory.check(one.ticket.params, len(chosen.seeds) * kept, "--seeds × --keep-weights or --rewind none")
 
 
-def keep(level: levels.Level, plan: levels.Plan, rewinds: bool) -> dict[str, PyTree]:
-    """What is recorded of a level: what it measured, and what its tickets are made of."""
-    leaves = list(zip(jax.tree.leaves(level.mask), jax.tree.leaves(plan.prunable), strict=True))
-    counts = jnp.stack([jnp.sum(m, dtype=jnp.int32) for m, yes in leaves if yes])
-    packed = [jnp.packbits(m.ravel()) for m, yes in leaves if yes]
-    measured = {**levels.measurements(level), "kept_weights": counts}
-    trained = [] if rewinds else jax.tree.leaves(level.trained.params)
-    return {"measured": measured, "masks": packed, "trained": trained}
+def levels_to_keep(chosen: Config) -> Sequence[int]:
+    """The levels whose trained weights are kept: where nothing is rewound, the tickets start from them."""
+    resets = search.rewind_step(chosen.rewind)[0] == "weights"
+    return settings.kept_levels(chosen) if resets else range(chosen.levels)
 
 
-def train(chosen: Config, execution: Execution, folder: Path, dataset: data.Dataset) -> xr.Dataset:
+def splits_of(chosen: Config, dataset: data.Dataset) -> tuple[Split, dict[str, Split]]:
+    """The training examples, and what is evaluated."""
+    train, test = splits(dataset)
+    if not chosen.validation:
+        return train, {"test": test}
+    held = data.split_validation(dataset, chosen.validation)
+    pairs = (held.train_images, held.train_labels), (held.validation_images, held.validation_labels)
+    train, validation = (Split(jnp.asarray(x), jnp.asarray(y, jnp.int32)) for x, y in pairs)
+    return train, {"test": test, "validation": validation}
+
+
+def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume the sweep, and keep its tickets; the labelled results."""
-    model, plan = prepare(chosen, dataset)
-    train_split, test_split = splits(dataset)
-    watch, chunk = {"train": train_split, "test": test_split}, execution.chunk or None
-    select = functools.partial(keep, plan=plan, rewinds=chosen.rewind != "none")
-    one = jax.eval_shape(lambda: settings.make_run(chosen, model, plan, 0, None))
-    played = []
-    for place, seeds in blocks(folder / results.CHECKPOINTS, chosen.seeds, one, execution.block):
-        runs = settings.start_runs(chosen, model, plan, seeds, train_split, chunk)
-        theta0, steps = jax.tree.map(np.asarray, runs.params), len(seeds) * plan.recipe.steps
-        part = "" if len(seeds) == len(chosen.seeds) else place.name
-        with reporter(describe, steps, part, [f"seed {seed}" for seed in seeds]) as report:
-            tell = lambda p, report=report: report(p._replace(record=p.record["measured"]))  # noqa: E731
-            levels = chosen.levels
-            ended, record, seconds = sweep(
-                place, runs, train_split, watch, plan, levels, select, tell, chunk=chunk
-            )
-        rewind_to = own(processes.gather(ended.rewind_to), len(seeds))
-        played.append(((record, {"theta0": theta0, "rewind_to": rewind_to}), seconds))
-    (record, starts), seconds = joined(played)
+    model, found = prepare(chosen, dataset)
+    examples, watched = splits_of(chosen, dataset)
+    begun: list[Run] = []
+
+    def begin(seeds: Sequence[int]) -> Run:
+        begun.append(search.start_runs(found, seeds, examples, job.chunk))
+        return begun[-1]
+
+    kept = levels_to_keep(chosen)
+    swept = sweep(
+        job,
+        chosen.seeds,
+        jax.eval_shape(lambda: found.begin(0)),
+        begin,
+        examples,
+        found.plan,
+        describe=records.describe,
+        keep=(lambda runs, trained: (trained.params, trained.collections)) if kept else nothing,
+        keep_levels=kept,
+        watch=watched if chosen.eval_every else {},
+        final={"train": examples} | ({} if chosen.eval_every else watched),
+        record=lambda outcome: records.record(outcome, found.plan),
+        inspect=lambda run: records.packed_masks(run, found.plan),
+    )
     if processes.is_first():
-        write_tickets(chosen, model, plan, folder, record, starts)
-    return labelled(chosen, model, plan, dataset, record["measured"], float(seconds.sum()))
-
-
-def own(tree: PyTree, count: int) -> PyTree:
-    """The runs themselves, without those that several processes are padded with."""
-    return jax.tree.map(lambda leaf: leaf[:count], tree)
-
-
-def describe(progress: Progress) -> str:
-    """A level in a line."""
-    shown = accuracy(progress.record["test_accuracy"][progress.level])
-    return f"kept {progress.record['kept'][progress.level].mean():7.2%}  test accuracy (%) {shown}"
-
-
-def joined(
-    played: list[tuple[tuple[PyTree, PyTree], np.ndarray]],
-) -> tuple[tuple[PyTree, PyTree], np.ndarray]:
-    """Blocks of seeds as one: records ``[level, seed, ...]``, starts ``[seed, ...]``, seconds per level."""
-    parts, seconds = zip(*played, strict=True)
-    records, starts = zip(*parts, strict=True)
-    record = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *records)
-    return (record, jax.tree.map(lambda *some: np.concatenate(some), *starts)), sum(seconds)
+        rewind_to = jax.tree.map(lambda *p: np.concatenate(p), *[run.rewind_to.params for run in begun])
+        write_tickets(chosen, model, found, job.folder, swept, rewind_to)
+    attrs = results.attributes(
+        chosen,
+        experiment="sweep",
+        model=chosen.model,
+        **dataset.attributes,
+        seconds=float(swept.seconds.sum()),
+        image_shape=json.dumps(dataset.train_images.shape[1:]),
+        classes=dataset.classes,
+    )
+    return records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
 
 
 def write_tickets(
-    chosen: Config,
-    model: settings.Model,
-    plan: levels.Plan,
-    folder: Path,
-    record: Mapping[str, PyTree],
-    starts: Mapping[str, PyTree],
+    chosen: Config, model: settings.Model, found: Search, folder: Path, swept: Swept, rewind_to: Any
 ) -> None:
     """``tickets.npz``: every seed's and level's mask, and what its seed does not give of its start."""
-    names = list(ticket_files.flat(model.shapes))
-    prunable = [name for name, yes in ticket_files.flat(plan.prunable).items() if yes]
+    prunable = [name for name, yes in ticket_files.flat(found.plan.prunable).items() if yes]
+    seeds = jnp.asarray(chosen.seeds, jnp.int32)
+    theta0 = jax.jit(jax.vmap(lambda seed: model.initial(stream(seed, "init"))[0]))(seeds)
+    weights, collections = swept.kept or ({}, {})
     kept = ticket_files.Kept(
-        masks=dict(zip(prunable, record["masks"], strict=True)),
-        theta0=ticket_files.flat(starts["theta0"]),
-        rewind_to=ticket_files.flat(starts["rewind_to"]) if settings.rewind_step(chosen) else {},
-        trained=dict(zip(names, record["trained"], strict=True)) if record["trained"] else {},
+        masks=dict(zip(prunable, swept.inspected, strict=True)),
+        theta0=ticket_files.flat(jax.tree.map(np.asarray, theta0)),
+        rewind_to=ticket_files.flat(rewind_to) if found.early else {},
+        weights=ticket_files.flat({"params": weights, "collections": collections}),
+        levels=tuple(levels_to_keep(chosen)),
+        networks=tuple(found.plan.networks),
+        rewinds=search.rewind_step(chosen.rewind)[0] == "weights",
     )
     ticket_files.write(folder / ticket_files.TICKETS, chosen.seeds, kept, drawer(model))
 
@@ -173,33 +178,6 @@ def drawer(model: settings.Model) -> Any:
     """A function from a seed to its θ0, by name: the same program whoever draws."""
     initial = jax.jit(lambda seed: model.initial(stream(seed, "init"))[0])
     return lambda seed: {k: np.asarray(v) for k, v in ticket_files.flat(initial(jnp.int32(seed))).items()}
-
-
-def labelled(
-    chosen: Config,
-    model: settings.Model,
-    plan: levels.Plan,
-    dataset: data.Dataset,
-    measured: Mapping[str, np.ndarray],
-    seconds: float,
-) -> xr.Dataset:
-    """Records ``[level, seed]`` as arrays ``[seed, level]``, weights kept as ``[seed, level, layer]``."""
-    prunable = zip(jax.tree.leaves_with_path(model.shapes), jax.tree.leaves(plan.prunable), strict=True)
-    layers = {"/".join(path_names(path)): leaf.size for (path, leaf), yes in prunable if yes}
-    dims = ("seed", "level", "layer")
-    values = {name: (dims[: array.ndim], np.swapaxes(array, 0, 1)) for name, array in measured.items()}
-    values["weights"] = (("layer",), np.asarray(list(layers.values())))
-    coordinates = {"seed": list(chosen.seeds), "level": np.arange(chosen.levels), "layer": list(layers)}
-    attrs = results.attributes(
-        chosen,
-        experiment="sweep",
-        model=chosen.model,
-        **dataset.attributes,
-        seconds=seconds,
-        image_shape=json.dumps(dataset.train_images.shape[1:]),
-        classes=dataset.classes,
-    )
-    return results.mark_diverged(results.by_label(values, coordinates, attrs))
 
 
 def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:

@@ -1,10 +1,10 @@
 """The run axis: many runs in one compiled program, added here and nowhere else.
 
-Functions elsewhere describe one run. :func:`map_runs` gives them a leading axis *run* (seed × method × trial
-…), shards it over the devices of a mesh, and inside each device goes through it ``chunk`` runs at a time: a
+Functions elsewhere describe one run. :func:`map_runs` gives them a leading axis *run* (seed × initializer …),
+shards it over the devices of a mesh, and inside each device goes through it ``chunk`` runs at a time: a
 vectorised chunk as large as memory allows on a GPU or TPU, one after the other on a CPU core, whose cache
 holds one LeNet with its Adam moments and not eleven. The devices may be those of several processes, see
-:mod:`lth_jax.processes`.
+:mod:`lth_jax.runs.processes`.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lth_jax.runs import memory, processes
+from lth_jax.runs import memory, processes, signals
 
 AXIS = "run"
 
@@ -30,7 +30,8 @@ def use_host_devices(count: int | None = None) -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    if jax.config.jax_num_cpu_devices > 0:
+    settings: Any = jax.config
+    if settings.jax_num_cpu_devices > 0:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -39,7 +40,7 @@ def use_host_devices(count: int | None = None) -> None:
         return
 
 
-def run_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def run_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A one-dimensional mesh over all devices (or those given), its axis called ``run``."""
     return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
 
@@ -58,7 +59,6 @@ def map_runs(
     function: Callable[..., PyTree],
     mesh: Mesh | None = None,
     chunk: int | None = None,
-    wait: Callable[[PyTree], PyTree] = jax.block_until_ready,
 ) -> Callable[..., PyTree]:
     """Turn ``function(run, *shared)`` for one run into ``mapped(runs, *shared)`` for a leading axis of runs.
 
@@ -66,12 +66,12 @@ def map_runs(
       function: pure; its first argument is one run's tree, the others are the same for every run.
       mesh: the devices, see :func:`run_mesh`.
       chunk: runs vectorised at a time inside one device; :func:`memory.chunk_for` when not given.
-      wait: gives back what it is given once that is computed, or raises to stop.
 
     Returns:
       A compiled function: ``runs`` has a leading axis on every leaf, as has the result. It is compiled once
       per shape: levels of a sweep, whose masks are data, share one program. It returns when all devices have
-      finished. The results of a CPU's cores lie on the first of them, see :func:`at_home`; those of
+      finished, or raises ``signals.Stopped``. The results of a CPU's cores lie on the first of them, see
+      :func:`to_first_device`; those of
       accelerators stay where they were made, unless their number is not a multiple of the devices'.
     """
     mesh = mesh or run_mesh()
@@ -98,18 +98,18 @@ def map_runs(
         placed = place(pad_runs(runs, mesh.size), NamedSharding(mesh, across))
         if count not in sizes:
             sizes[count] = chunk or processes.smallest(memory.chunk_for(function, placed, shared, mesh))
-        result = wait(sharded(sizes[count], placed, *shared))
+        result = signals.block(sharded(sizes[count], placed, *shared))
         del placed  # before there is another copy
         uneven = count % mesh.size
         if uneven or memory.on_cpu(mesh):
-            result = at_home(result, mesh)
+            result = to_first_device(result, mesh)
         return jax.tree.map(lambda leaf: leaf[:count], result) if uneven else result
 
     mapped.compiled = sharded  # type: ignore[attr-defined]  # for its cache size, in tests
     return mapped
 
 
-def at_home(tree: PyTree, mesh: Mesh) -> PyTree:
+def to_first_device(tree: PyTree, mesh: Mesh) -> PyTree:
     """What is spread over the devices of a mesh, copied to its first; what other processes share stays.
 
     Cutting, indexing or averaging runs where they lie is a collective of all devices, one for every leaf. The
@@ -153,6 +153,28 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
         return jax.device_put(leaf, sharding)
 
     return jax.tree.map(put, tree)
+
+
+def flatten(tree: PyTree) -> PyTree:
+    """``[run, network, ...]`` as ``[run × network, ...]``, run by run."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+
+def unflatten(tree: PyTree, networks: int) -> PyTree:
+    """``[run × network, ...]`` as ``[run, network, ...]``."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, networks, *leaf.shape[1:]), tree)
+
+
+def on_own_runs(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
+    """A function of stacked runs, applied by each device to those that lie on it; no device asks another.
+
+    With one process, whose CPU's runs all lie on the first device, it is applied there.
+    """
+    if jax.process_count() == 1:
+        return jax.jit(function)
+    across = PartitionSpec(AXIS)
+    shared = jax.shard_map(function, mesh=mesh, in_specs=across, out_specs=across, check_vma=False)
+    return jax.jit(shared)
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

@@ -52,6 +52,18 @@ def check_limits(config: Any, limits: Mapping[str, tuple[int | float, int | floa
             require(least <= entry <= most, f"{flag(name)} {entry}: expected {least:,g} to {most:,g}")
 
 
+def check_batches(
+    config: Any, examples: int, batches: Sequence[str] = ("batch_size",), epochs: Sequence[str] = ()
+) -> None:
+    """Check fields against the number of training examples: batches are no larger, epochs can be counted."""
+    for name in batches:
+        value = getattr(config, name)
+        require(value <= examples, f"{flag(name)} {value}: larger than the {examples} training examples")
+    for name in epochs:
+        most, value = 2**29 // examples, getattr(config, name)
+        require(value <= most, f"{flag(name)} {value}: at most {most:,} of {examples} examples")
+
+
 def check_printable(texts: Sequence[str]) -> None:
     """Refuse what a file's name, a log or a terminal would trip over."""
     for text in texts:

@@ -46,7 +46,7 @@ def total() -> int:
     return min(physical, int(granted)) if granted.isdecimal() else physical
 
 
-def check(state: PyTree, runs: int, named: str = "--methods × --seeds") -> None:
+def check(state: PyTree, runs: int, named: str = "--initializers × --seeds") -> None:
     """Refuse more runs than memory can hold.
 
     Args:
@@ -135,11 +135,16 @@ def live_bytes(jaxpr: core.Jaxpr) -> int:
     most = 0
     for index, equation in enumerate(jaxpr.eqns):
         inner = max((live_bytes(body) for body in core.jaxprs_in_params(equation.params)), default=0)
-        made = {var: var.aval.size * var.aval.dtype.itemsize for var in equation.outvars}
+        made = {var: _bytes(var.aval) for var in equation.outvars}
         most = max(most, sum(alive.values()) + max(inner, sum(made.values())))
         alive |= made
         alive = {var: size for var, size in alive.items() if last.get(var, -1) > index}
     return most
+
+
+def _bytes(aval: Any) -> int:
+    """Bytes of an array that a program makes."""
+    return aval.size * aval.dtype.itemsize
 
 
 def chunk_for(function: Callable[..., PyTree], runs: PyTree, shared: Sequence[Any], mesh: Mesh) -> int:

@@ -1,9 +1,9 @@
 """Several processes: one program on many hosts, which share the runs.
 
 Every process executes the same code. Arrays with the run axis lie on the devices of all of them
-(:func:`spread`); what a level recorded is brought together in each (:func:`gather`); the first process alone
-writes results and prints, all of them write their share of a checkpoint. With one process, which is the rule,
-nothing here does anything.
+(:func:`axis.spread`); what a level recorded is brought together in each (:func:`gather`); the first process
+alone writes results and prints, all of them write their share of a checkpoint. With one process, which is the
+rule, nothing here does anything.
 """
 
 import contextlib
@@ -40,6 +40,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether there is more than one process."""
+    return jax.process_count() > 1
+
+
 @contextlib.contextmanager
 def first_prints() -> Iterator[None]:
     """Only the first process's standard output is seen; errors are seen from all."""
@@ -72,7 +77,7 @@ def gather(tree: PyTree) -> PyTree:
 
 def own(array: jax.Array | np.ndarray) -> np.ndarray:
     """The part of an array that lies on this process's devices, by its leading axis; all if all does."""
-    if getattr(array, "is_fully_addressable", True):
+    if isinstance(array, np.ndarray) or array.is_fully_addressable:
         return np.asarray(array)
     parts = {shard.index[0].start or 0: np.asarray(shard.data) for shard in array.addressable_shards}
     return np.concatenate([parts[start] for start in sorted(parts)])

@@ -12,11 +12,12 @@ import json
 import operator
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -143,7 +144,7 @@ def mark_diverged(dataset: xr.Dataset) -> xr.Dataset:
       dataset: variables called ``…_loss`` and ``…_accuracy`` that share their dimensions.
     """
     losses = [values for name, values in dataset.items() if str(name).endswith("_loss")]
-    diverged = ~functools.reduce(operator.and_, map(np.isfinite, losses))
+    diverged = ~functools.reduce(operator.and_, map(xr.ufuncs.isfinite, losses))
     if "level" in diverged.dims:
         diverged = diverged.cumsum("level") > 0
     accuracies = {name: v for name, v in dataset.items() if str(name).endswith("_accuracy")}
@@ -162,6 +163,44 @@ def diverged_runs(dataset: xr.Dataset) -> list[str]:
         name = " ".join(f"{dim} {run[dim].item()}" for dim in marks.dims[:-1])
         found.append(f"{name} from level {run['level'].values[np.argmax(run.values)]}")
     return found
+
+
+Axis = Mapping[str, Sequence[Any] | np.ndarray | None]
+"""An array's axis: a dimension with its labels, or several that it is the product of, outermost first.
+
+``None`` takes the array's own length and gives no labels.
+"""
+
+
+def label(record: Mapping[str, Any], *axes: Axis, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Arrays that share their leading axes, as a dataset with named dimensions and labels.
+
+    >>> runs = {"initializer": ["a", "b"], "seed": [1, 2, 3]}
+    >>> label({"loss": np.zeros((5, 6))}, {"level": range(5)}, runs)["loss"].dims
+    ('level', 'initializer', 'seed')
+
+    Args:
+      record: arrays by name; one may have fewer axes than all of them.
+      *axes: of the arrays, in their order.
+      attrs: what the dataset says of its origin.
+
+    Raises:
+      ValueError: an array's sizes are not those of the axes.
+    """
+    variables, coordinates = {}, {}
+    for name, values in record.items():
+        array, lengths = np.asarray(values), []
+        if array.dtype.itemsize < 4 and jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(np.float32)  # NetCDF has no 16-bit floats
+        own = [dict(axis) for axis in axes[: array.ndim]]
+        for size, dims in zip(array.shape, own, strict=True):
+            lengths += [size if labels is None else len(labels) for labels in dims.values()]
+            coordinates |= {dim: list(labels) for dim, labels in dims.items() if labels is not None}
+        try:
+            variables[name] = ([dim for dims in own for dim in dims], array.reshape(lengths))
+        except ValueError:
+            raise ValueError(f"{name} {list(array.shape)}: expected axes of lengths {lengths}") from None
+    return xr.Dataset(variables, coordinates, dict(attrs or {}))
 
 
 def by_label(

@@ -1,8 +1,8 @@
 """Signals: Ctrl-C and SIGTERM let the level in hand finish if that takes seconds, and lose nothing if not.
 
-Python runs a signal's handler between two steps of its own, in the main thread, and a compiled program is
-one step. So a level is dispatched, which returns at once, and :func:`wait` looks again and again whether its
-arrays are there. A machine that is about to be taken away says so by SIGTERM, half a minute before.
+Python handles signals between bytecodes, in the main thread, and JAX dispatches asynchronously: so a level is
+dispatched, which returns at once, and :func:`block` polls whether its arrays are there. A machine that is
+about to be taken away says so by SIGTERM, half a minute before.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Signals raise :class:`Stopped` where they meet the program."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -75,9 +75,20 @@ def raised() -> Iterator[None]:
         yield
 
 
+_request: Request | None = None
+"""Of the block that defers signals, if there is one: signals belong to the whole process."""
+
+
 @contextlib.contextmanager
-def asked() -> Iterator[Request]:
-    """The first signal is noted in the request, for :func:`wait` and :func:`leave`; the second raises."""
+def defer_signals() -> Iterator[Request]:
+    """The first signal is noted, for :func:`block` and :func:`stop_if_requested`; the second raises.
+
+    Inside another such block, its request is shared.
+    """
+    global _request
+    if _request is not None:
+        yield _request
+        return
     request = Request()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -85,21 +96,25 @@ def asked() -> Iterator[Request]:
             raise Stopped(number, computing=True)
         request.number, request.deadline = number, time.monotonic() + GRACE
 
-    with _handling(note):
-        yield request
+    _request = request
+    try:
+        with _handling(note):
+            yield request
+    finally:
+        _request = None
 
 
-def wait(tree: Tree, request: Request) -> Tree:
-    """Block until a tree of JAX arrays is computed, or until a signal's grace is over.
+def block(tree: Tree) -> Tree:
+    """Block until a tree of JAX arrays is computed, or until the grace of a deferred signal is over.
 
     Raises:
       Stopped: a signal came, and the arrays were not there in time.
     """
     told = False
-    while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
-        if request.number is not None:
-            if time.monotonic() >= request.deadline:
-                raise Stopped(request.number, computing=True)
+    while _request is not None and not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
+        if _request.number is not None:
+            if time.monotonic() >= _request.deadline:
+                raise Stopped(_request.number, computing=True)
             if not told:
                 text = f"stopping: the level in hand has {GRACE:g} s to finish; once more leaves it at once"
                 print(text, file=sys.stderr, flush=True)
@@ -108,7 +123,7 @@ def wait(tree: Tree, request: Request) -> Tree:
     return jax.block_until_ready(tree)
 
 
-def leave(request: Request) -> None:
-    """Raise :class:`Stopped` if a signal has come: called where everything is saved."""
-    if request.number is not None:
-        raise Stopped(request.number)
+def stop_if_requested() -> None:
+    """Raise :class:`Stopped` if a deferred signal has come: called where everything is saved."""
+    if _request is not None and _request.number is not None:
+        raise Stopped(_request.number)

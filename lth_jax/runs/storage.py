@@ -29,10 +29,15 @@ def files_below(folder: Path, leave_out: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name != leave_out]
 
 
+def _by_name(text: str) -> dict[str, str]:
+    """A list's digests by their files' names."""
+    lines = [line.partition("  ") for line in text.splitlines() if "  " in line]
+    return {name: digest for digest, _, name in lines}
+
+
 def problem(folder: Path, expected: str, files: Iterable[Path]) -> str | None:
     """What is wrong with some files of a folder, by the list they should give; ``None`` if nothing is."""
-    found = dict(reversed(line.split("  ", 1)) for line in listing(folder, files).splitlines())
-    wanted = dict(reversed(line.split("  ", 1)) for line in expected.splitlines() if "  " in line)
+    found, wanted = _by_name(listing(folder, files)), _by_name(expected)
     if missing := sorted(wanted.keys() - found.keys()):
         return f"{missing[0]} is missing"
     if changed := sorted(name for name in found if found[name] != wanted.get(name)):

@@ -1,145 +1,333 @@
-"""A sweep with a memory: the level loop, checkpointed, resumable, reported as it goes."""
+"""Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from lth_jax import checks, levels
 from lth_jax.errors import InputError
-from lth_jax.runs import axis, checkpoints, memory, processes, signals
-from lth_jax.tickets import pruning
-from lth_jax.types import Split
+from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
+from lth_jax.runs import axis, checkpoints, checks, memory, processes, signals
+from lth_jax.runs.job import Job
+from lth_jax.runs.progress import Describe, Progress, reporting
+from lth_jax.training import Observer, TrainState
+
+Splits = Mapping[str, PyTree]
+Record = Callable[[Outcome], PyTree]
+Inspect = Callable[[Run], PyTree]
+Keep = Callable[[Run, TrainState], PyTree]
 
 
-class Progress(NamedTuple):
-    """What a reporter is told after a level; ``record`` holds all levels, NaN or 0 where not yet played."""
+class Level(NamedTuple):
+    """What one level has left behind.
 
-    level: int
-    levels: int
-    record: PyTree
+    ``runs`` are at the start of the next level. ``networks`` is what was recorded of each network,
+    ``[run, network, ...]``, tickets first; ``inspected`` of each run, ``[run, ...]``; ``trained`` has the
+    networks' states, ``[run, network, ...]``, their optimizers' only where they are carried over.
+    """
+
+    runs: Run
+    networks: PyTree
+    inspected: PyTree
+    trained: TrainState
+
+
+def nothing(*_: Any) -> dict:
+    """Records nothing."""
+    return {}
+
+
+def run_levels(
+    runs: Run,
+    data: PyTree,
+    plan: Plan,
+    levels: int | None = None,
+    *,
+    watch: Mapping[str, PyTree] | None = None,
+    final: Mapping[str, PyTree] | None = None,
+    observe: Mapping[str, Observer] | None = None,
+    record: Record | None = None,
+    inspect: Inspect = nothing,
+    mesh: Mesh | None = None,
+    chunk: int | None = None,
+) -> Iterator[Level]:
+    """Take many runs, a leading axis on every leaf, through their levels.
+
+    Args:
+      runs: from ``levels.begin`` stacked, or from a checkpoint after any level.
+      data: training examples, the same for every run.
+      plan: the same for every run.
+      levels: how many there are in all; as many as the plan has sizes for unless given. Those that ``runs``
+        has behind it are not repeated.
+      watch: splits to evaluate while networks train, by name, see ``Recipe.eval_every``.
+      final: splits to evaluate at the end of each level only.
+      observe: other functions of the state to watch, by name.
+      record: what to keep of each network; its measurements unless given.
+      inspect: what to keep of each run as it is before a level's training.
+      mesh: devices, all by default.
+      chunk: networks vectorised inside one device, see ``axis.map_runs``.
+
+    Raises:
+      ValueError: runs, examples and plan do not fit together, see ``checks``.
+      signals.Stopped: a deferred signal came.
+    """
+    watch, final = dict(watch or {}), dict(final or {})
+    levels = plan.sizes.levels if levels is None else levels
+    checks.check_levels(levels, plan)
+    checks.check_all(runs, data, {**watch, **final}, plan)
+    one = _network_function(plan, observe, record)
+    mesh = mesh or axis.run_mesh()
+    train, count = axis.map_runs(one, mesh, chunk), len(plan.networks)
+    prune = axis.map_runs(lambda pair, data: advance(pair[0], pair[1], plan, data), mesh, chunk)
+    before = axis.on_own_runs(lambda runs: _branched(runs, plan, inspect), mesh)
+    apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
+    tickets = axis.on_own_runs(lambda tree: jax.tree.map(lambda leaf: leaf[:, 0], tree), mesh)
+    shared = axis.replicate((data, watch, final), mesh)
+    scored = shared[0] if plan.score_batch else None
+    runs = axis.spread(runs, mesh) if processes.several() else axis.to_first_device(runs, mesh)
+    for _ in range(int(processes.gather(runs.level)[0]), levels):
+        starts, inspected = before(runs)
+        trained, networks = apart(train(starts, *shared))
+        earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
+        checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
+        yield Level(runs, networks, inspected, trained)
+
+
+def _network_function(
+    plan: Plan, observe: Mapping[str, Observer] | None, record: Record | None
+) -> Callable[..., tuple[TrainState, PyTree]]:
+    """What becomes of one network at a level: its state, and what is recorded of it."""
+    record = record or (lambda outcome: measurements(outcome, plan))
+
+    def one(start: Start, data: PyTree, watch: Splits, final: Splits) -> tuple[TrainState, PyTree]:
+        outcome = train_network(start, data, watch, plan.recipe, observe, final, first=plan.first)
+        carried = plan.optimizer == "carried"
+        state = outcome.trained if carried else outcome.trained._replace(opt_state={})
+        return state, record(outcome)
+
+    return one
+
+
+def _branched(runs: Run, plan: Plan, inspect: Inspect) -> tuple[Start, PyTree]:
+    """The networks of stacked runs as ``[run × network, ...]``, and what is inspected of each run."""
+    starts, inspected = jax.vmap(lambda run: (axis.stack(branch(run, plan)), inspect(run)))(runs)
+    return axis.flatten(starts), inspected
+
+
+def level_shapes(
+    runs: Run,
+    data: PyTree,
+    plan: Plan,
+    *,
+    watch: Mapping[str, PyTree] | None = None,
+    final: Mapping[str, PyTree] | None = None,
+    observe: Mapping[str, Observer] | None = None,
+    record: Record | None = None,
+    inspect: Inspect = nothing,
+) -> Level:
+    """What :func:`run_levels` yields, as ``jax.ShapeDtypeStruct``s; nothing is computed."""
+    one = _network_function(plan, observe, record)
+
+    def level(run: Run) -> Level:
+        starts = axis.stack(branch(run, plan))
+        trained, networks = jax.vmap(lambda start: one(start, data, dict(watch or {}), dict(final or {})))(
+            starts
+        )
+        return Level(run, networks, inspect(run), trained)
+
+    return jax.eval_shape(jax.vmap(level), runs)
+
+
+class Swept(NamedTuple):
+    """What a sweep has recorded, as NumPy arrays.
+
+    ``networks``: ``[level, run, network, ...]``; ``inspected``: ``[level, run, ...]``; ``kept``:
+    ``[kept level, run, ...]``; ``seconds``: of each level.
+    """
+
+    networks: PyTree
+    inspected: PyTree
+    kept: PyTree
     seconds: np.ndarray
-    resumed: int
-
-
-Run = TypeVar("Run")
-Reporter = Callable[[Progress], None]
-Wait = Callable[[PyTree], PyTree]
-"""Gives back what it is given once that is computed, or raises to stop."""
-
-
-def _blank(like: PyTree, levels: int) -> PyTree:
-    """NumPy arrays for the records of all levels: a leading axis *level* before *run*."""
-
-    def blank(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        fill = np.nan if np.issubdtype(leaf.dtype, np.floating) else 0
-        return np.full((levels, *leaf.shape), fill, leaf.dtype)
-
-    return jax.tree.map(blank, like)
 
 
 def sweep(
-    folder: Path,
-    runs: levels.Run,
-    data: Split,
-    watch: Mapping[str, Split],
-    plan: levels.Plan,
-    levels: int,
-    select: Callable[[levels.Level], PyTree],
-    report: Reporter = lambda progress: None,
-    mesh: Mesh | None = None,
-    chunk: int | None = None,
-) -> tuple[levels.Run, PyTree, np.ndarray]:
-    """Play all levels, saving after each; a sweep already begun in ``folder`` goes on where it stopped.
+    job: Job | None,
+    labels: Sequence[Any],
+    one: Run,
+    begin: Callable[[Sequence[Any]], Run],
+    data: PyTree,
+    plan: Plan,
+    levels: int | None = None,
+    *,
+    describe: Describe,
+    part: str = "",
+    name: Callable[[Any], str] = lambda label: f"seed {label}",
+    keep: Keep = nothing,
+    keep_levels: Sequence[int] = (),
+    **options: Any,
+) -> Swept:
+    """Take runs through all levels, saving after each; what was begun before goes on where it stopped.
+
+    More runs than memory holds are taken block after block.
 
     Args:
-      folder: where the checkpoints are.
-      runs: the runs before level 0, a leading axis on every leaf.
+      job: the folder, and how the work is carried out; ``None`` saves and prints nothing.
+      labels: what names a run: a seed, a pair of initializer and seed …
+      one: one of them before level 0, as ``jax.ShapeDtypeStruct``s.
+      begin: makes the stacked runs of some labels, before level 0.
       data: training examples.
-      watch: splits to evaluate.
       plan: what happens at every level.
-      levels: how many.
-      select: what to record of each level of each run.
-      report: called after every level, and once at the start when resuming.
-      mesh, chunk: see ``axis.map_runs``.
+      levels: how many, see :func:`run_levels`.
+      describe: a progress to its line.
+      part: what tells these levels from the job's other ones; also the name of their checkpoints' folder.
+      name: what a log calls a run.
+      keep: what to keep of some levels besides the record: of the runs after them and of what was trained.
+      keep_levels: of which levels.
+      **options: ``watch``, ``final``, ``observe``, ``record`` and ``inspect`` of :func:`run_levels`.
 
     Returns:
-      The runs after the last level, padded and spread if there are several processes; the records as NumPy
-      arrays ``[level, run, ...]``, whole in each of them; seconds per level.
+      Everything recorded, of all labels in their order, whole in each of several processes.
 
     Raises:
       signals.Stopped: Ctrl-C or SIGTERM came; what is finished is saved.
       StorageError: a checkpoint cannot be written.
-      InputError: a layer would lose its last weight, or the checkpoints are another program's or of other
-        seeds. Plan and data are not compared: a folder is for one sweep, see ``results.open_folder``.
+      InputError: the checkpoints are another program's or of other seeds. Plan and data are not compared: a
+        folder is for one sweep, see ``folders.open_folder``.
     """
-    checks.check_all(runs, data, watch, plan)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), runs.params)
-    pruning.check_scope(one, plan.rates, plan.scope, levels)
-    count, runs = len(runs.seed), axis.spread(runs, mesh)
-    like = jax.eval_shape(
-        lambda r: jax.vmap(lambda one: select(levels.play_level(one, data, watch, plan)[1]))(r), runs
-    )
+    levels = plan.sizes.levels if levels is None else levels
+    found = []
+    for split, examples in {"training": data, **options.get("watch", {}), **options.get("final", {})}.items():
+        checks.check_examples(split, examples, one.ticket.params, one.ticket.collections, plan.recipe)
+    places = job and (job.checkpoints / part.replace(" ", "_") if part else job.checkpoints)
+    chunk, size = (job.chunk, job.execution.block) if job else (None, 0)
+    for place, block in blocks(places, labels, block_state(one, plan), size):
+        runs, whole = begin(block), len(block) == len(labels)
+        title = part if whole or place is None else " ".join(filter(None, [part, place.name]))
+        if not whole and place:
+            print(f"{place.name} of {len(labels):,}", flush=True)
+        like = level_shapes(runs, data, plan, **options)
+        shapes = (like.networks, like.inspected), jax.eval_shape(keep, like.runs, like.trained)
 
-    def play(runs: levels.Run, wait: Wait) -> Iterator[tuple[levels.Run, PyTree]]:
-        return levels.play(runs, data, watch, plan, levels, mesh, chunk, select, wait)
+        def play(runs: Run) -> Iterator[tuple[Run, PyTree, PyTree]]:
+            for level in run_levels(runs, data, plan, levels, chunk=chunk, **options):
+                kept = keep(level.runs, level.trained) if int_level(level.runs) - 1 in keep_levels else None
+                yield level.runs, (level.networks, level.inspected), kept
 
-    def cut(record: PyTree) -> PyTree:  # without the runs that several processes are padded with
-        return jax.tree.map(lambda whole: whole[:, :count], record)
+        steps = len(block) * len(plan.networks) * (plan.recipe.steps - plan.first)
+        with reporting(job, describe, steps, title, [name(label) for label in block]) as report:
+            found.append(
+                with_checkpoints(place, runs, shapes, play, levels, report, keep_levels, plan.networks)
+            )
+    return Swept(*joined(found))
 
-    tell = lambda progress: report(progress._replace(record=cut(progress.record)))  # noqa: E731
-    runs, record, seconds = remember(folder, runs, like, play, levels, tell)
-    return runs, cut(record), seconds
+
+def int_level(runs: Run) -> int:
+    """The level that stacked runs are at."""
+    return int(processes.own(runs.level)[0])
 
 
-def remember(
-    folder: Path,
-    runs: PyTree,
-    like: PyTree,
-    play: Callable[[PyTree, Wait], Iterator[tuple[PyTree, PyTree]]],
+def block_state(run: Run, plan: Plan) -> PyTree:
+    """What a sweep holds of one run beside what it computes: the run, its networks, and what they become."""
+    starts = jax.eval_shape(lambda run: branch(run, plan), run)
+    trained = [start.ticket.params for start in starts]
+    return run, starts, trained
+
+
+def with_checkpoints(
+    folder: Path | None,
+    state: PyTree,
+    like: tuple[PyTree, PyTree],
+    play: Callable[[PyTree], Iterator[tuple[PyTree, PyTree, PyTree]]],
     levels: int,
-    report: Reporter = lambda progress: None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    keep_levels: Sequence[int] = (),
+    networks: Sequence[str] = (),
 ) -> tuple[PyTree, PyTree, np.ndarray]:
-    """A level loop with a memory, whatever a level is: :func:`sweep` for any ``play``.
+    """Run a loop whose state is saved after each round, a round being a level, an epoch, a segment …
 
     Args:
-      folder: where the checkpoints are.
-      runs: the state before level 0.
-      like: what is recorded of one level, as ``jax.ShapeDtypeStruct``s.
-      play: a state and what waits for its arrays, to ``(state, record)`` after each of the levels left; the
-        state knows how many it has behind it.
-      levels: how many.
-      report: called after every level, and once at the start when resuming.
+      folder: where the checkpoints are; ``None`` saves nothing.
+      state: before the first round, a leading axis *run* on every leaf.
+      like: what is recorded of one round, and what is kept of some, as ``jax.ShapeDtypeStruct``s.
+      play: a state to ``(state, record, kept)`` after each of the rounds left; the state knows how many it
+        has behind it.
+      levels: how many rounds.
+      report: called after every round, and once at the start when resuming.
+      keep_levels: the rounds whose ``kept`` is kept.
+      networks: what the record's second axis is called, for logs, see ``Progress``.
 
     Returns:
-      As :func:`sweep`, which also says what is raised.
-    """
-    record, seconds, finished = _blank(like, levels), np.zeros(levels), 0
-    if begun := checkpoints.restore_newest(folder, {"runs": runs, "record": record, "seconds": seconds}):
-        finished, restored = begun
-        _check_seeds(folder, runs, restored["runs"])
-        runs, seconds = restored["runs"], np.array(restored["seconds"])
-        record = jax.tree.map(np.array, restored["record"])
-        report(Progress(finished - 1, levels, record, seconds, finished))
+      The records ``[round, run, ...]``, what was kept ``[kept round, run, ...]``, and seconds per round; runs
+      that several processes are padded with are left out.
 
+    Raises:
+      As :func:`sweep`.
+    """
+    count, finished = jax.tree.leaves(state)[0].shape[0], 0
+    state, wide = axis.spread(state), jax.tree.leaves(axis.spread(state))[0].shape[0]
+    saved = {
+        "record": _blank(like[0], levels, wide),
+        "kept": _blank(like[1], len(keep_levels), wide) if len(keep_levels) else {},
+        "seconds": np.zeros(levels),
+    }
+    begun = folder and checkpoints.restore_newest(folder, {"runs": state, **saved})
+    if folder and begun:
+        finished, restored = begun
+        _check_seeds(folder, state, restored["runs"])
+        state = restored.pop("runs")
+        saved = jax.tree.map(np.array, restored)
+
+    def progress(level: int) -> Progress:
+        return Progress(level, levels, _cut(saved["record"], count), saved["seconds"], finished, networks)
+
+    if finished:
+        report(progress(finished - 1))
     started = time.perf_counter()
-    with signals.asked() as request:
-        wait = functools.partial(signals.wait, request=request)
-        played = play(runs, wait)
-        for level, (runs, kept) in enumerate(played, start=finished):  # the runs move on
-            kept = processes.gather(kept)
-            jax.tree.map(lambda whole, one, at=level: whole.__setitem__(at, one), record, kept)
-            seconds[level], started = time.perf_counter() - started, time.perf_counter()
-            checkpoints.save(folder, level + 1, {"runs": runs, "record": record, "seconds": seconds})
-            report(Progress(level, levels, record, seconds, finished))
-            signals.leave(request)
-    return runs, record, seconds
+    with signals.defer_signals():
+        for level, (state, record, kept) in enumerate(play(state), start=finished):  # noqa: B020
+            _put(saved["record"], level, processes.gather(record))
+            if level in keep_levels:
+                _put(saved["kept"], list(keep_levels).index(level), processes.gather(kept))
+            now = time.perf_counter()
+            saved["seconds"][level], started = now - started, now
+            if folder:
+                checkpoints.save(folder, level + 1, {"runs": state, **saved})
+            report(progress(level))
+            signals.stop_if_requested()
+    return _cut(saved["record"], count), _cut(saved["kept"], count), saved["seconds"]
+
+
+def _blank(like: PyTree, levels: int, runs: int) -> PyTree:
+    """NumPy arrays for the records of all levels: a leading axis *level* before *run*."""
+
+    def blank(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        fill = np.nan if jax.numpy.issubdtype(leaf.dtype, np.inexact) else 0
+        return np.full((levels, runs, *leaf.shape[1:]), fill, leaf.dtype)
+
+    return jax.tree.map(blank, like)
+
+
+def _put(whole: PyTree, level: int, record: PyTree) -> None:
+    jax.tree.map(lambda all_levels, one: all_levels.__setitem__(level, one), whole, record)
+
+
+def _cut(record: PyTree, count: int) -> PyTree:
+    """Without the runs that several processes are padded with."""
+    return jax.tree.map(lambda whole: whole[:, :count], record)
+
+
+def joined(found: Sequence[tuple[PyTree, PyTree, np.ndarray]]) -> tuple[PyTree, PyTree, PyTree, np.ndarray]:
+    """Blocks of runs as one: records ``[level, run, ...]``, seconds per level."""
+    records, kept, seconds = zip(*found, strict=True)
+    join = lambda *parts: np.concatenate(parts, axis=1)  # noqa: E731
+    networks, inspected = jax.tree.map(join, *records)
+    return networks, inspected, jax.tree.map(join, *kept), np.sum(seconds, axis=0)
 
 
 def _check_seeds(folder: Path, runs: PyTree, restored: PyTree) -> None:
@@ -150,14 +338,14 @@ def _check_seeds(folder: Path, runs: PyTree, restored: PyTree) -> None:
 
 
 def blocks(
-    folder: Path, runs: Sequence[Run], state: PyTree, size: int = 0
-) -> Iterator[tuple[Path, Sequence[Run]]]:
+    folder: Path | None, runs: Sequence[Any], state: PyTree, size: int = 0
+) -> Iterator[tuple[Path | None, Sequence[Any]]]:
     """Cut runs into blocks that memory can hold, each to be swept through all levels before the next.
 
     Args:
       folder: where the checkpoints are, of one block or of all.
       runs: the runs, or whatever names one.
-      state: one run's arrays or their ``jax.ShapeDtypeStruct``s.
+      state: what is held of one run, arrays or their ``jax.ShapeDtypeStruct``s, see :func:`block_state`.
       size: runs in a block; 0 chooses by memory, see ``memory.fitting_block``.
 
     Yields:
@@ -167,5 +355,5 @@ def blocks(
     size = processes.smallest(size or fitting)
     for first in range(0, len(runs), size):
         last = min(first + size, len(runs))
-        place = folder if size >= len(runs) else folder / f"runs {first + 1}-{last}"
+        place = folder if size >= len(runs) or folder is None else folder / f"runs {first + 1}-{last}"
         yield place, runs[first:last]

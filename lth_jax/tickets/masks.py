@@ -9,10 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lth_jax.runs import processes
 from lth_jax.types import Mask, Params, PRNGKey
 
 Predicate = Callable[[tuple[str, ...], Any], bool]
@@ -73,7 +71,8 @@ def kept_fraction(mask: Mask, of: PyTree[bool]) -> Float[Array, ""]:
       of: which leaves count, from :func:`prunable`.
     """
     chosen = [m for m, counted in zip(jax.tree.leaves(mask), jax.tree.leaves(of), strict=True) if counted]
-    return sum(jnp.sum(m, dtype=jnp.int32) for m in chosen) / sum(m.size for m in chosen)
+    kept = jnp.stack([jnp.sum(m, dtype=jnp.int32) for m in chosen]).sum()
+    return kept.astype(jnp.float32) / sum(m.size for m in chosen)
 
 
 def overlap(mask: Mask, other: Mask, of: PyTree[bool]) -> Float[Array, ""]:
@@ -148,11 +147,3 @@ def check(mask: PyTree, params: PyTree) -> None:
             raise ValueError(f"mask of {name} has shape {jnp.shape(m)}, the parameter {jnp.shape(leaf)}")
         if jnp.result_type(m) != jnp.bool_:
             raise ValueError(f"mask of {name} has dtype {jnp.result_type(m)}, expected bool (True = kept)")
-
-
-def check_nested(mask: Mask, earlier: Mask) -> None:
-    """Raise ``ValueError`` where ``mask`` keeps a weight that ``earlier`` had pruned: masks only shrink."""
-    names = ["/".join(path_names(path)) for path, _ in jax.tree.leaves_with_path(mask)]
-    for name, m, e in zip(names, jax.tree.leaves(mask), jax.tree.leaves(earlier), strict=True):
-        if revived := int(np.sum(processes.own(m) & ~processes.own(e))):  # they may lie on different devices
-            raise ValueError(f"mask of {name} revives {revived} pruned weights; what is pruned stays pruned")

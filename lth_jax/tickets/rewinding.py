@@ -4,16 +4,18 @@ Every function gives a parameter tree for a mask. What is not pruned anywhere in
 returned as it came, unless it says otherwise.
 """
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import optax
+from jaxtyping import Array, Float, Int, PyTree
 
-from lth_jax.initializers import Scheme, initialize
-from lth_jax.tickets import masks
-from lth_jax.training import Recipe, init_state, train
-from lth_jax.types import Collections, Mask, Params, PRNGKey, Shapes, Split
+from lth_jax.types import Mask, Params, PRNGKey
+
+Rewind = Callable[[Params, Params], Params]
+"""``(start, trained)`` to the weights that the next level starts from."""
 
 
 def to_start(start: Params, trained: Params) -> Params:
@@ -24,6 +26,28 @@ def to_start(start: Params, trained: Params) -> Params:
 def no_reset(start: Params, trained: Params) -> Params:
     """Keep training the survivors from where they are (Han et al. 2015)."""
     return trained
+
+
+SCHEDULES = (
+    "ScaleByScheduleState",
+    "WrappedScheduleState",
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+)
+"""States of Optax whose ``count`` is a place in a learning-rate schedule, not one of moments' updates."""
+
+
+def schedule_at(opt_state: optax.OptState, step: int | Int[Array, ""]) -> optax.OptState:
+    """An optimizer's state with its learning-rate schedules at a step, its moments as they are."""
+    is_schedule = lambda node: type(node).__name__ in SCHEDULES  # noqa: E731
+
+    def place(node: Any) -> Any:
+        if not is_schedule(node):
+            return node
+        inner = {name: schedule_at(value, step) for name, value in node._asdict().items() if name != "count"}
+        return node._replace(count=jnp.full_like(node.count, step), **inner)
+
+    return jax.tree.map(place, opt_state, is_leaf=is_schedule)
 
 
 def shuffle(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> Params:
@@ -56,41 +80,6 @@ def rearrange(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> tup
     move = lambda k, _, leaf: jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape)  # noqa: E731
     # One key serves both, so each weight and its mask go the same way.
     return _per_leaf(move, key, mask, params, of), _per_leaf(move, key, mask, mask, of)
-
-
-def fresh(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | None = None) -> Params:
-    """New weights from the distribution that the first ones came from: control 1, for any mask."""
-    return initialize(key, shapes, kernels, biases)
-
-
-def at_step(
-    key: PRNGKey,
-    start: Params,
-    data: Split,
-    recipe: Recipe,
-    step: int,
-    model_key: PRNGKey | None = None,
-    collections: Collections | None = None,
-) -> Params:
-    """θ_k: the dense network after its first ``step`` iterations, to rewind to (Frankle et al. 2020).
-
-    Args:
-      key: the order of the examples, the same as when the dense network is trained whole.
-      start: θ0.
-      data: training examples.
-      recipe: network, optimizer and batch size; its number of iterations does not matter.
-      step: how many iterations; 0 gives θ0.
-      model_key: the model's own noise (dropout), the same as when the dense network is trained whole.
-      collections: the model's other variables before training, ``{}`` unless given. What becomes of them is
-        not returned: ``lottery`` starts every level with those from before training, and running averages
-        of batch statistics change no weight.
-    """
-    if step == 0:
-        return start
-    dense = masks.ones_like(start)
-    part = dataclasses.replace(recipe, steps=step, eval_every=step)
-    state = init_state(part, start, {} if collections is None else collections, dense)
-    return train(key, state, dense, data, part, model_key=model_key)[0].params
 
 
 def resample(

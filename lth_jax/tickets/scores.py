@@ -1,20 +1,75 @@
-"""Criteria: how much a weight counts, from its initial and its trained value (Zhou et al. 2019, §2 and §5).
+"""Scores: how much each weight counts when a ticket is pruned; the lowest scored go first.
 
-A criterion is a ``pruning.Criterion``: a function of one leaf, ``(initial, final) -> score``, whose lowest
-scored entries are pruned first. It is given to ``lottery.Plan`` or to ``pruning.scores``; a new one is a line
-in ``CRITERIA``. Only the order of the scores matters, so a criterion may return ranks.
+A :data:`Score` is one function of what a level knows, see :class:`Scoring`: the weights where its training
+began and ended, the mask, a key, the task's loss on a batch of training examples. Only the order of the
+scores matters, so a score may return ranks.
 
-Source: *Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask* (arXiv:1905.01067). Where the paper
-leaves a choice open, the docstring says which one is made.
+Most scores of the field look at one weight at a time, at its initial and its trained value: a
+:data:`Criterion` is a function of one leaf, ``(initial, final) -> score``, of which :func:`by_weight` makes a
+score; a new one is a line in ``CRITERIA``. Source: *Deconstructing Lottery Tickets: Zeros, Signs, and the
+Supermask* (Zhou et al. 2019, §2 and §5, arXiv:1905.01067). Where the paper leaves a choice open, the
+docstring says which one is made.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lth_jax.tickets.pruning import Criterion, magnitude, ordinal
+from lth_jax.tickets import masks
+from lth_jax.tickets.pruning import ordinal
+from lth_jax.types import Mask, Params, PRNGKey, Scores
 
 Leaf = Float[Array, "*shape"]
+
+Criterion = Callable[[Leaf, Leaf], Leaf]
+"""A leaf's weights where a level's training began and where it ended, to a score for each."""
+
+
+class Scoring(NamedTuple):
+    """What a score may look at.
+
+    ``start`` and ``trained`` are the ticket's weights where the level's training began and where it ended;
+    ``mask`` is what it kept; ``key`` is the run's own, another at each level. ``loss`` is the mean loss, in
+    inference mode, of a batch of training examples as a function of the parameters.
+    """
+
+    start: Params
+    trained: Params
+    mask: Mask
+    key: PRNGKey
+    loss: Callable[[Params], Float[Array, ""]]
+
+
+Score = Callable[[Scoring], Scores]
+"""What a level knows, to a score for each weight: a tree like the parameters."""
+
+
+def gradient(scoring: Scoring) -> Params:
+    """The gradient of the loss at the trained weights, 0 where nothing is kept."""
+    return masks.apply(scoring.mask, jax.grad(scoring.loss)(scoring.trained))
+
+
+def hessian_vector_product(scoring: Scoring, vector: Params) -> Params:
+    """H v at the trained weights, H being the loss's Hessian: the derivative of its gradient along v."""
+    return jax.jvp(jax.grad(scoring.loss), (scoring.trained,), (vector,))[1]
+
+
+def by_weight(criterion: Criterion) -> Score:
+    """The score that judges each weight by its own initial and trained value."""
+    return lambda scoring: jax.tree.map(criterion, scoring.start, scoring.trained)
+
+
+def by_trees(criterion: Criterion, initial: Params, final: Params) -> Scores:
+    """A criterion over whole trees."""
+    return jax.tree.map(criterion, initial, final)
+
+
+def large_final(initial: Leaf, final: Leaf) -> Leaf:
+    """|w_final|: magnitude pruning (Frankle & Carbin 2019)."""
+    return jnp.abs(final)
 
 
 def small_final(initial: Leaf, final: Leaf) -> Leaf:
@@ -110,7 +165,7 @@ def diff_sign(criterion: Criterion) -> Criterion:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "large_final": magnitude,
+    "large_final": large_final,
     "small_final": small_final,
     "large_init": large_init,
     "small_init": small_init,
@@ -125,3 +180,8 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude_increase_diff_sign": diff_sign(magnitude_increase),
 }
 """Every criterion of the paper by its name there; those that need gradients (SNIP) are not of this kind."""
+
+
+def magnitude(scoring: Scoring) -> Scores:
+    """|w| after training: the default (Frankle & Carbin 2019)."""
+    return by_trees(large_final, scoring.start, scoring.trained)

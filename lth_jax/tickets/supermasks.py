@@ -25,7 +25,7 @@ DRAWS = 10
 """Masks over which the paper averages a learned mask's accuracy."""
 
 
-class Learner(NamedTuple):
+class SupermaskConfig(NamedTuple):
     """How a mask is learned.
 
     ``base`` is the network that is masked; ``of`` says which leaves are, from ``masks.prunable``; ``rescale``
@@ -99,7 +99,7 @@ def masked_weights(weights: Params, mask: PyTree[Array], of: PyTree[bool], resca
     return jax.tree.map(leaf, weights, mask, of)
 
 
-def network(learner: Learner) -> Network:
+def network(config: SupermaskConfig) -> Network:
     """The masked network as a function of its logits.
 
     Parameters: the logits. Collections: ``{"weights": …, "model": …}``, the latter the base network's own.
@@ -108,7 +108,7 @@ def network(learner: Learner) -> Network:
     """
 
     def init(key: PRNGKey, images: Array) -> tuple[Params, Collections]:
-        weights, collections = learner.base.init(key, images)
+        weights, collections = config.base.init(key, images)
         return start_logits(weights), {"weights": weights, "model": collections}
 
     def apply(
@@ -116,15 +116,20 @@ def network(learner: Learner) -> Network:
     ) -> tuple[Array, Collections]:
         own = None if key is None else jax.random.fold_in(key, 1)
         mask = likely_mask(logits) if key is None else draw_mask(jax.random.fold_in(key, 0), logits)
-        params = masked_weights(collections["weights"], mask, learner.of, learner.rescale)
-        outputs, model = learner.base.apply(params, collections["model"], images, own)
+        params = masked_weights(collections["weights"], mask, config.of, config.rescale)
+        outputs, model = config.base.apply(params, collections["model"], images, own)
         return outputs, {**collections, "model": model}
 
     return Network(init, apply)
 
 
 def evaluate_draws(
-    key: PRNGKey, logits: Params, collections: Collections, split: Split, learner: Learner, draws: int = DRAWS
+    key: PRNGKey,
+    logits: Params,
+    collections: Collections,
+    split: Split,
+    config: SupermaskConfig,
+    draws: int = DRAWS,
 ) -> Metrics:
     """Metrics of several drawn masks, whose mean is the paper's accuracy of a learned mask.
 
@@ -133,7 +138,7 @@ def evaluate_draws(
       logits: as learned.
       collections: of :func:`network`.
       split: examples.
-      learner: network, masked leaves, rescaling.
+      config: network, masked leaves, rescaling.
       draws: how many masks.
 
     Returns:
@@ -142,8 +147,8 @@ def evaluate_draws(
 
     def one(draw: Array) -> Metrics:
         mask = draw_mask(jax.random.fold_in(key, draw), logits)
-        params = masked_weights(collections["weights"], mask, learner.of, learner.rescale)
-        return evaluate(TrainState(params, collections["model"], ()), split, learner.base)
+        params = masked_weights(collections["weights"], mask, config.of, config.rescale)
+        return evaluate(TrainState(params, collections["model"], ()), split, config.base)
 
     return jax.lax.map(one, jnp.arange(draws))
 
@@ -151,4 +156,4 @@ def evaluate_draws(
 def expected_kept(logits: Params, of: PyTree[bool]) -> Float[Array, ""]:
     """Expected fraction in [0, 1] of the masked leaves' weights that a drawn mask keeps."""
     chosen = [a for a, masked in zip(jax.tree.leaves(logits), jax.tree.leaves(of), strict=True) if masked]
-    return sum(jnp.sum(jax.nn.sigmoid(a)) for a in chosen) / sum(a.size for a in chosen)
+    return jnp.stack([jnp.sum(jax.nn.sigmoid(a)) for a in chosen]).sum() / sum(a.size for a in chosen)

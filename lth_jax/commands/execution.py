@@ -7,7 +7,6 @@ several processes all of them train, and the first one writes and prints.
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +16,9 @@ from rich.console import Console
 
 from lth_jax import data
 from lth_jax.analysis import tables
-from lth_jax.errors import require
-from lth_jax.runs import axis, config, logs, processes, results
+from lth_jax.runs import axis, processes, progress, results
 from lth_jax.runs.folders import open_folder
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out; none of it changes its numbers beyond rounding."""
-
-    out: str = config.option("", "folder of the run; started again on it, a run resumes")
-    data_dir: str = config.option("", "folder with the data set's files; LTH_DATA_DIR serves too")
-    chunk: int = config.option(0, "runs vectorised inside one device; 0 chooses by device and free memory")
-    block: int = config.option(0, "runs carried from level to level together; 0 chooses by memory")
-    distributed: bool = config.option(False, "one of the processes that SLURM, Kubernetes … have started")
-    log: str = config.option("json", "log.jsonl, a line a level; or TensorBoard's scalars too", logs.KINDS)
-
-    def __post_init__(self) -> None:
-        config.check_choices(self)
-        for name in ("chunk", "block"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name} {value}: must be at least 1, or 0")
+from lth_jax.runs.job import Execution, Job
 
 
 class Work(NamedTuple):
@@ -48,8 +29,8 @@ class Work(NamedTuple):
     ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``.
     """
 
-    check: Callable[[Any, data.Dataset | None], None]
-    train: Callable[[Any, Any, Path, data.Dataset | None], xr.Dataset]
+    check: Callable[[Any, Any], None]
+    train: Callable[[Any, Job, Any], xr.Dataset]
     conclude: Callable[[xr.Dataset, Path, Console], None]
 
 
@@ -65,32 +46,31 @@ def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Pa
     Returns:
       The folder.
     """
-    logs.check_kind(execution.log)
+    progress.check_log(execution.log)
     axis.use_host_devices()
     use_cache()
     if execution.distributed:
         processes.join()
     with processes.first_prints():
-        return _as_joined(work, settings, execution, folder)
+        return _execute_in_folder(work, settings, Job(folder, execution))
 
 
-def _as_joined(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
+def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
     """:func:`execute` once the devices are there: several processes train together, the first one writes."""
-    console = tables.console()
+    console, folder = tables.console(), job.folder
     named = getattr(settings, "dataset", None)
-    dataset = data.load(named, execution.data_dir or None) if named else None
+    dataset = data.load(named, job.execution.data_dir or None) if named else None
     work.check(settings, dataset)
     begun = dataset and {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             stack.enter_context(open_folder(folder, settings, begun))
-        stack.enter_context(logs.directed(folder, execution.log))
         processes.barrier("folder is open")
         origin = f"{tables.origin_of(dataset)} on {results.device_name()}\nresults in {folder}"
         tables.print_line(console, origin)
         measured = results.finished(folder / results.RESULTS)
         if measured is None:
-            measured = work.train(settings, execution, folder, dataset)
+            measured = work.train(settings, job, dataset)
             if processes.is_first():
                 results.save(measured, folder / results.RESULTS)
         if processes.is_first():
@@ -100,8 +80,14 @@ def _as_joined(work: Work, settings: Any, execution: Execution, folder: Path) ->
 
 
 def use_cache() -> None:
-    """Keep programs that take a second or more to compile in the user's cache folder."""
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    """Keep programs that take a second or more to compile in the user's cache folder.
+
+    JAX keeps them by what they compute, its versions and the kind and number of devices, so nothing there can
+    become stale; the folder can be removed at any time. JAX's own variables go before:
+    ``JAX_COMPILATION_CACHE_DIR`` names another folder, ``JAX_ENABLE_COMPILATION_CACHE=false`` does without.
+    """
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     with contextlib.suppress(OSError, RuntimeError):  # no home, no room: compile every time
         chosen = os.environ.get("XDG_CACHE_HOME", "")

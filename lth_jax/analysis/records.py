@@ -1,0 +1,107 @@
+"""What a search for tickets records of its levels, and how it is labelled."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, PyTree
+
+from lth_jax import levels
+from lth_jax.analysis import tables
+from lth_jax.levels import Outcome, Plan, Run
+from lth_jax.runs import results
+from lth_jax.runs.progress import Progress
+from lth_jax.runs.sweep import Swept
+from lth_jax.tickets import masks
+from lth_jax.training import observed_at
+from lth_jax.types import Shapes
+
+
+def record(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    """What is recorded of a network: its measurements and sizes, and its curves where there are some."""
+    counts = zip(
+        jax.tree.leaves(masks.counts(outcome.ticket.mask)), jax.tree.leaves(plan.prunable), strict=True
+    )
+    kept = jnp.stack([count for count, yes in counts if yes])
+    found = {"measured": {**levels.measurements(outcome, plan), "kept_weights": kept}, "curves": {}}
+    if plan.recipe.eval_every:
+        found["curves"] = {
+            f"{name}_{metric}_curve" if metric else f"{name}_curve": values
+            for name, seen in outcome.curves.observed.items()
+            for metric, values in (seen.items() if isinstance(seen, dict) else [("", seen)])
+        }
+        found["curves"]["batch_loss_curve"] = outcome.curves.batch_loss
+    return found
+
+
+def packed_masks(run: Run, plan: Plan) -> list[Array]:
+    """The ticket's mask of each prunable leaf, a bit a weight."""
+    leaves = zip(jax.tree.leaves(run.ticket.mask), jax.tree.leaves(plan.prunable), strict=True)
+    return [jnp.packbits(mask.ravel()) for mask, yes in leaves if yes]
+
+
+def unpacked(packed: Sequence[np.ndarray], shapes: Shapes, prunable: PyTree[bool]) -> PyTree:
+    """Bool trees from :func:`packed_masks`, whatever leading axes they have; other leaves are all True."""
+    leading, parts = packed[0].shape[:-1], list(packed)
+
+    def leaf(shape: Any, yes: bool) -> np.ndarray:
+        if not yes:
+            return np.ones((*leading, *shape.shape), bool)
+        bits = np.unpackbits(parts.pop(0), axis=-1, count=shape.size)
+        return bits.astype(bool).reshape(*leading, *shape.shape)
+
+    return jax.tree.map(leaf, shapes, prunable)
+
+
+def labelled(
+    plan: Plan, shapes: Shapes, swept: Swept, seeds: Sequence[int], attrs: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """What :func:`record` has recorded, as arrays ``[network, seed, level, ...]``.
+
+    Without controls the dimension *network* is left out. Where there is a validation split and there are
+    curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the other
+    curves there. ``diverged`` marks networks whose loss is not finite, and those of the levels after.
+    """
+    leaves = zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(plan.prunable), strict=True)
+    layers = {"/".join(masks.path_names(path)): leaf.size for (path, leaf), yes in leaves if yes}
+    measured, curves = swept.networks["measured"], swept.networks["curves"]
+    axes = [{"level": range(len(swept.seconds))}, {"seed": seeds}, {"network": plan.networks}]
+    found = results.label(measured, *axes, {"layer": list(layers)})
+    found["weights"] = (("layer",), np.asarray(list(layers.values())))
+    if curves:
+        at = observed_at(plan.recipe, plan.first)
+        found = found.merge(results.label(curves, *axes, {"iteration": at}))
+    found = found.transpose("network", "seed", "level", ...)
+    if not plan.controls:
+        found = found.isel(network=0, drop=True)
+    return results.mark_diverged(with_early_stop(found)).assign_attrs(dict(attrs or {}))
+
+
+def with_early_stop(found: xr.Dataset) -> xr.Dataset:
+    """Add the iteration of least validation loss, and every other curve's value there."""
+    if "validation_loss_curve" not in found:
+        return found
+    loss = found["validation_loss_curve"]
+    known = xr.ufuncs.isfinite(loss)
+    place = loss.where(known, np.inf).argmin("iteration")
+    there = known.any("iteration")
+    stop = {
+        "early_stop_iteration": found["iteration"].isel(iteration=place).drop_vars("iteration").where(there)
+    }
+    for name in [str(name) for name in found if str(name).endswith("_curve") and name != "batch_loss_curve"]:
+        value = found[name].isel(iteration=place).drop_vars("iteration")
+        stop[f"early_stop_{name.removesuffix('_curve')}"] = value.where(there)
+    return found.assign(stop)
+
+
+def describe(progress: Progress) -> str:
+    """A level in a line: its size, and the tickets' accuracy, or loss where there is none."""
+    networks, _ = progress.record
+    measured = {name: values[progress.level, :, 0] for name, values in networks["measured"].items()}
+    shown = f"kept {measured['kept'].mean():7.2%}  "
+    if "test_accuracy" in measured:
+        return f"{shown}test accuracy (%) {tables.accuracy(measured['test_accuracy'])}"
+    return f"{shown}test loss {np.nanmean(measured['test_loss']):.4g}"

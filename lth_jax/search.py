@@ -1,0 +1,320 @@
+"""From a model and some choices to a plan and its runs: what ``find_tickets`` and ``lth-jax sweep`` share."""
+
+import hashlib
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from lth_jax import levels
+from lth_jax.errors import InputError, require
+from lth_jax.keys import stream
+from lth_jax.levels import Plan, Run
+from lth_jax.models import Network
+from lth_jax.runs import axis, checks, processes, signals
+from lth_jax.tasks import Task, classification
+from lth_jax.tickets import controls, masks, rewinding, schedules, scores
+from lth_jax.tickets.masks import Predicate, is_kernel
+from lth_jax.training import Observer, Recipe, init_state, train
+from lth_jax.types import Collections, Params, PRNGKey, Shapes
+
+CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask")
+"""Controls by name: the ticket with fresh weights, its weights permuted, moved with their places, its mask
+permuted. A name may be followed by a number, ``reinit:1``, so that several of a kind stand side by side."""
+
+Initial = Callable[[PRNGKey], tuple[Params, Collections]]
+"""A run's initialization key to its weights and the model's other variables."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How tickets are looked for, apart from model, optimizer, data and seeds.
+
+    Attributes:
+      levels: rounds of training and pruning; level 0 is dense.
+      epochs: trained at each level.
+      batch_size: examples per step.
+      rate: fraction of the survivors pruned after each level, or one for each level but the last.
+      layers: other rates (densities, with ``density``) for some layers by path; 0 spares one.
+      scope: rank weights inside each ``layer`` or ``global``ly.
+      one_shot: cut every level out of the dense network, at the sizes of pruning step by step.
+      density: the fraction that the last level keeps, exactly; in equal ratios from level to level.
+      rewind: where levels after the first start: ``0`` or ``"start"`` at θ0, ``k`` where the dense network is
+        after k iterations, ``"none"`` where the level before ended, ``"lr:k"`` likewise, with the
+        learning-rate schedule back at k.
+      rewind_schedule: after rewinding to k, train from there to the level's last iteration, the schedule's
+        place and the model's other variables being those of k (``kept``: Frankle et al. 2020); or a whole
+        level from k, schedule and other variables as at the very start (``restarted``).
+      optimizer: its state after the first level: ``fresh``, ``carried`` over, or ``rewound`` to that of k.
+      controls: names of ``CONTROLS``, trained beside each ticket.
+      eval_every: iterations between two evaluations within a level; 0 evaluates at its end only.
+      score: what the ranking goes by.
+      score_batch: training examples whose loss the score may ask for.
+      prunable: which parameters, by path and leaf.
+    """
+
+    levels: int = 10
+    epochs: int = 5
+    batch_size: int = 60
+    rate: float | Sequence[float] = 0.2
+    layers: Mapping[str, float | int] = field(default_factory=dict)
+    scope: str = "layer"
+    one_shot: bool = False
+    density: float | None = None
+    rewind: int | str = 0
+    rewind_schedule: Literal["kept", "restarted"] = "kept"
+    optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
+    controls: Sequence[str] = ()
+    eval_every: int = 0
+    score: scores.Score = scores.magnitude
+    score_batch: int = 0
+    prunable: Predicate = is_kernel
+
+
+class Search(NamedTuple):
+    """A plan, and how its runs begin.
+
+    ``begin(seed)`` is a run before level 0; where ``early`` is not 0 it has to be trained for so many
+    iterations first, with ``begin(seed, data)``.
+    """
+
+    plan: Plan
+    initial: Initial
+    shapes: Shapes
+    early: int
+    begin: Callable[..., Run]
+
+
+def prepare(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    examples: int,
+    initial: Initial,
+    choices: Choices,
+    task: Task | None = None,
+) -> Search:
+    """The plan of every level, and how a run begins.
+
+    Args:
+      network: the model.
+      optimizer: of every level.
+      examples: how many there are to train on.
+      initial: draws a run's weights.
+      choices: all else.
+      task: what is learned; classification unless given.
+
+    Raises:
+      ValueError: an impossible choice; the message names it.
+    """
+    require(choices.batch_size <= examples, _too_large(choices.batch_size, examples))
+    shapes, _ = jax.eval_shape(initial, jax.random.key(0))
+    prunable = masks.prunable(shapes, choices.prunable)
+    checks.check_optimizer(optimizer, shapes)
+    steps = choices.epochs * (examples // choices.batch_size)
+    kind, early = rewind_step(choices.rewind)
+    require(early < steps, f"rewind {choices.rewind}: a level has {steps} iterations")
+    kept = choices.rewind_schedule == "kept" and early > 0
+    require(
+        choices.optimizer != "rewound" or kept,
+        "optimizer rewound: needs an iteration to rewind to, its schedule kept",
+    )
+    names = list(choices.controls)
+    require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
+    resets = kind == "weights"
+    plan = Plan(
+        Recipe(
+            network, optimizer, choices.batch_size, steps, min(choices.eval_every, steps),
+            task=task or classification(),
+        ),
+        sizes=make_sizes(choices, shapes, prunable),
+        prunable=prunable,
+        score=choices.score,
+        score_batch=choices.score_batch,
+        rewind=rewinding.to_start if resets else rewinding.no_reset,
+        first=early if kept else 0,
+        optimizer=choices.optimizer,
+        collections="start" if resets else "trained",
+        controls={name: make_control(name, initial, prunable) for name in choices.controls},
+    )  # fmt: skip
+    return Search(plan, initial, shapes, early, _beginner(plan, initial, early))
+
+
+def _too_large(batch_size: int, examples: int) -> str:
+    return f"batch_size {batch_size}: larger than the {examples} training examples"
+
+
+def make_sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool]) -> schedules.Sizes:
+    """How many weights every level keeps.
+
+    Raises:
+      ValueError: an impossible rate, layer or scope; rates for another number of levels; no weight left.
+    """
+    layers, scope, count = dict(choices.layers), choices.scope, choices.levels
+    if choices.density is not None:
+        return schedules.to_density(
+            shapes, prunable, choices.density, count, layers, scope, cut_from_dense=choices.one_shot
+        )
+    one = isinstance(choices.rate, float | int)
+    rates: list[float] = [choices.rate] * max(count - 1, 1) if one else [*choices.rate]  # type: ignore[misc]
+    require(
+        one or len(rates) == count - 1,
+        f"rate {choices.rate}: {len(rates)} rates, expected {count - 1} for {count} levels",
+    )
+    schedules.fractions(shapes, prunable, rates[0], layers)  # refuses a rate though there is one level only
+    rates = rates[: count - 1]
+    sizes = schedules.iterative(shapes, prunable, rates, layers, scope)
+    return sizes._replace(one_shot=choices.one_shot)
+
+
+def rewind_step(rewind: int | str) -> tuple[Literal["weights", "nothing"], int]:
+    """What is rewound, and the iteration that it is rewound to.
+
+    Raises:
+      ValueError: it is none of the ways to say so.
+    """
+    text = str(rewind)
+    if text in ("start", "none"):
+        return ("weights" if text == "start" else "nothing"), 0
+    kind, _, number = text.rpartition(":")
+    known = (kind == "lr" or text == number) and number.isascii() and number.isdecimal() and len(number) < 12
+    require(known, f"rewind {text[:40]}: expected start, none, an iteration such as 500, or lr:500")
+    return ("nothing" if kind else "weights"), int(number)
+
+
+def make_control(name: str, initial: Initial, prunable: PyTree[bool]) -> levels.Control:
+    """A control by its name.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    kind, trial = check_control(name)
+    if kind == "reinit":
+        return controls.reinit(lambda key: initial(key)[0], trial)
+    make = {
+        "shuffle": controls.shuffle,
+        "rearrange": controls.rearrange,
+        "random_mask": controls.random_mask,
+    }
+    return make[kind](prunable, trial)
+
+
+def check_control(name: str) -> tuple[str, int]:
+    """A control's kind and number.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    kind, _, number = name.partition(":")
+    known = kind in CONTROLS and (not number or (number.isascii() and number.isdecimal() and len(number) < 6))
+    require(known, f"{name[:40]!r}: unknown control; expected some of {', '.join(CONTROLS)}")
+    return kind, int(number or 0)
+
+
+def _beginner(plan: Plan, initial: Initial, early: int) -> Callable[..., Run]:
+    """How a run begins: dense; with ``early`` after so many iterations of the dense network's training."""
+
+    def begin(seed: Any, data: PyTree | None = None) -> Run:
+        params, collections = initial(stream(seed, "init"))
+        if not early or data is None:
+            return levels.begin(seed, params, collections, plan)
+        order, noise = stream(seed, "order", 0), stream(seed, "model", 0)  # as the dense level has them
+        dense = masks.ones_like(params)
+        state = init_state(plan.recipe, params, collections, dense)
+        state, _ = train(order, state, dense, data, plan.recipe, model_key=noise, steps=early)
+        if plan.first:
+            return levels.begin(seed, state.params, state.collections, plan, opt_state=state.opt_state)
+        return levels.begin(seed, params, collections, plan, rewind_to=state.params)
+
+    return begin
+
+
+def start_runs(search: Search, seeds: Sequence[int], data: PyTree, chunk: int | None = None) -> Run:
+    """Runs before level 0, stacked.
+
+    Raises:
+      signals.Stopped: Ctrl-C or SIGTERM came while the step to rewind to was trained for.
+    """
+    numbers = jnp.asarray(seeds, jnp.int32)
+    if not search.early:
+        return jax.jit(jax.vmap(search.begin))(numbers)  # op by op, a module's init compiles for long
+    with signals.defer_signals():
+        found = axis.map_runs(search.begin, chunk=chunk)(numbers, axis.replicate(data))
+        found = processes.gather(found)  # whole in every process, as without a step
+        signals.stop_if_requested()
+    return jax.tree.map(jnp.asarray, found)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a folder's search computes: a resumed one must be the same."""
+
+    seeds: tuple[int, ...]
+    levels: int
+    kept_levels: tuple[int, ...]
+    program: str
+    data: str
+
+
+def identify(
+    search: Search,
+    seeds: Sequence[int],
+    data: PyTree,
+    watched: Mapping[str, PyTree],
+    observe: Mapping[str, Observer] | None = None,
+    kept_levels: Sequence[int] = (),
+) -> Identity:
+    """Digests of the traced program of a level with all its constants, of its sizes, and of the data."""
+    plan, shape = search.plan, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    def level(run: Run, data: PyTree, watched: Mapping[str, PyTree]) -> Any:
+        outcomes = [
+            levels.train_network(start, data, watched, plan.recipe, observe, first=plan.first)
+            for start in levels.branch(run, plan)
+        ]
+        return levels.advance(run, outcomes[0].trained, plan, data), [o.curves for o in outcomes]
+
+    run = jax.eval_shape(lambda: search.begin(0))
+    traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))
+    started = jax.make_jaxpr(search.begin)(0)
+    constants = [np.asarray(each) for each in (*traced.consts, *started.consts)]
+    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
+    sizes = jax.tree.leaves(plan.sizes.keep)
+    return Identity(
+        tuple(seeds),
+        plan.sizes.levels,
+        tuple(kept_levels),
+        _digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes]),
+        _digest(jax.tree.leaves((data, dict(watched)))),
+    )
+
+
+def _digest(arrays: Sequence[Any]) -> str:
+    """16 hexadecimal digits of some arrays' shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.shape}{array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def seed_numbers(seeds: Sequence[Any]) -> list[int]:
+    """The seeds, if each can name a run's random streams.
+
+    Raises:
+      InputError: one is no whole number below 2³¹ or is named twice, or there is none.
+    """
+    try:
+        numbers = [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise InputError(f"seeds {seeds}: {error}") from None
+    fits = all(-(2**31) <= number < 2**31 for number in numbers)
+    distinct = len(set(numbers)) == len(numbers) > 0
+    require(fits and distinct, f"seeds {seeds}: expected whole numbers below 2³¹, at least one, none twice")
+    return numbers

@@ -1,0 +1,58 @@
+"""Controls: networks that differ from a run's ticket in one thing, to be trained beside it.
+
+Each function makes a ``levels.Control``, a pure function of the run. Its chance is the run's own, told apart
+by level and by ``trial``, so that several controls of one kind may stand side by side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import PyTree
+
+from lth_jax.keys import stream
+from lth_jax.tickets import masks, rewinding
+from lth_jax.types import Params, PRNGKey
+
+Control = Callable[[Any], Any]
+"""A ``levels.Run`` to a ``levels.Ticket``."""
+
+
+def reinit(draw: Callable[[PRNGKey], Params], trial: int = 0) -> Control:
+    """The ticket's mask with fresh weights, drawn as the first ones were (Frankle & Carbin 2019)."""
+    return lambda run: run.ticket._replace(params=draw(stream(run.seed, "reinit", run.level, trial)))
+
+
+def shuffle(of: PyTree[bool], trial: int = 0) -> Control:
+    """The ticket's mask, the kept weights of each chosen leaf permuted among their places."""
+
+    def control(run: Any) -> Any:
+        key = stream(run.seed, "shuffle", run.level, trial)
+        return run.ticket._replace(params=rewinding.shuffle(key, run.ticket.mask, run.ticket.params, of))
+
+    return control
+
+
+def rearrange(of: PyTree[bool], trial: int = 0) -> Control:
+    """Every weight of each chosen leaf moved to another place of it, its mask with it."""
+
+    def control(run: Any) -> Any:
+        key = stream(run.seed, "shuffle", run.level, trial)
+        params, mask = rewinding.rearrange(key, run.ticket.mask, run.ticket.params, of)
+        return run.ticket._replace(params=params, mask=mask)
+
+    return control
+
+
+def random_mask(of: PyTree[bool], trial: int = 0) -> Control:
+    """The ticket's weights under a random mask that keeps as many of each chosen leaf."""
+
+    def control(run: Any) -> Any:
+        key = stream(run.seed, "mask", run.level, trial)
+        return run.ticket._replace(mask=masks.permute(key, run.ticket.mask, of))
+
+    return control
+
+
+def from_extra(name: str) -> Control:
+    """The ticket's mask on other weights that the run carries, such as θ_k."""
+    return lambda run: run.ticket._replace(params=run.extras[name])

@@ -1,0 +1,100 @@
+"""Every optimizer of Optax and of its contrib: it trains a ticket, and what is pruned stays exactly 0."""
+
+import inspect
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+import lth_jax
+from lth_jax import levels
+
+RNG = np.random.default_rng(0)
+TABLE = RNG.normal(size=(60, 6)).astype(np.float32)
+DATA = (TABLE, (TABLE[:, 0] > 0).astype(np.int32))
+NAMES = (
+    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
+    "amsgrad", "fromage", "lamb", "lars", "lbfgs", "lion", "nadam", "nadamw", "novograd",
+    "optimistic_adam_v2", "optimistic_gradient_descent", "polyak_sgd", "radam", "rmsprop", "rprop",
+    "sgd", "sign_sgd", "sm3", "yogi",
+)  # fmt: skip
+CONTRIB = (
+    "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "galore", "madgrad", "momo",
+    "momo_adam", "muon", "prodigy", "schedule_free_adamw", "schedule_free_sgd", "simplified_ademamix",
+    "sophia",
+)  # fmt: skip
+
+
+def made(name, module):
+    """An optimizer with its learning rate, if it takes one."""
+    make = getattr(module, name)
+    first = next(iter(inspect.signature(make).parameters.values()))
+    wants = first.name == "learning_rate" and (first.default is inspect.Parameter.empty or "sgd" in name)
+    return make(0.01) if wants else make()
+
+
+OPTIMIZERS = {name: lambda name=name: made(name, optax) for name in NAMES}
+OPTIMIZERS |= {f"contrib.{name}": lambda name=name: made(name, optax.contrib) for name in CONTRIB}
+OPTIMIZERS |= {
+    "noisy_sgd": lambda: optax.noisy_sgd(0.01, key=jax.random.key(0)),
+    "momentum and decay": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9)),
+    "clipped": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01)),
+    "several steps": lambda: optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(),
+    "injected": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.01),
+    "contrib.sam": lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=False),
+    "contrib.mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.1)),
+    "contrib.reduce_on_plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+}
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.relu(nn.Dense(4)(x)))
+
+
+def find(optimizer, **changes):
+    options = {"seeds": (1,), "levels": 2, "epochs": 1, "batch_size": 20, "keep_weights": [1], **changes}
+    return lth_jax.find_tickets(Net(), optimizer, DATA, DATA, **options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_trains_and_what_is_pruned_stays_exactly_zero(name):
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own
+        found = find(OPTIMIZERS[name]())
+    assert np.isfinite(found.results["test_loss"]).all()
+    trained, (start, mask) = found.trained(1, 1).params, found.ticket(1, 1)
+    moved = False
+    for weight, begun, kept in zip(*map(jax.tree.leaves, (trained, start, mask)), strict=True):
+        assert (np.asarray(weight)[~np.asarray(kept)] == 0).all()
+        moved = moved or (np.asarray(weight) != np.asarray(begun)).any()
+    assert moved
+
+
+def test_lookahead_whose_parameters_are_of_its_own_type_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"the optimizer \(LookaheadState.*\) refuses the parameters"):
+        find(optax.lookahead(optax.sgd(0.1), 5, 0.5))
+
+
+def test_the_chance_in_an_optimizers_state_is_each_runs_and_levels_own():
+    fresh = optax.noisy_sgd(0.01, key=jax.random.key(0)).init({"w": jax.numpy.zeros(3)})
+    keys = [
+        tuple(np.asarray(jax.random.key_data(leaf)).tolist())
+        for seed in (1, 2)
+        for level in (0, 1)
+        for leaf in jax.tree.leaves(levels.own_chance(lth_jax.stream(seed, "model", level), fresh))
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jax.numpy.uint32
+    ]
+    assert len(set(keys)) == len(keys) >= 4
+
+
+def test_schedule_free_is_evaluated_and_ranked_where_it_wants_to_be():
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = optax.contrib.schedule_free_sgd(0.1)
+        found = find(optimizer, epochs=3)
+    network = lth_jax.from_linen(Net())
+    again = lth_jax.evaluate(found.trained(1, 1), DATA, network)
+    np.testing.assert_allclose(again["loss"], found.results["test_loss"][0, 1], rtol=1e-5)
