@@ -19,6 +19,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for p
 # What a reader is shown, by notebook: a pattern whose numbers must lie within these bounds. They are wide
 # enough for other versions and devices; chance, an untrained network or a wrong file falls outside.
 SHOWN = {
+    "bring_your_own": (r"NNX +([\d.]+)% .*functions +([\d.]+)%", (85, 100), (85, 100)),
     "initialization": (r"log10 variance at layer 500: \[([\d.]+)", (820, 880)),
     "own_model": (
         r"overlap of seeds 42 and 43: ([\d.]+)\nof 42 and a random mask: +([\d.]+)",
@@ -90,12 +91,13 @@ def test_it_runs(path):
 @every_notebook
 def test_it_imports_and_never_defines(path):
     tree = ast.parse(code_of(nbformat.read(path, as_version=4)))
-    if path.stem == "own_model":  # but for a user's own module, predicate and training
-        (module,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
-        assert [ast.unparse(base) for base in module.bases] == ["nn.Module"]
-        tree.body.remove(module)
+    users = path.stem in ("own_model", "bring_your_own")
+    if users:  # but for a user's own modules, predicates, losses and training
+        for module in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+            assert ast.unparse(module.bases[0]) in ("nn.Module", "nnx.Module")
+            tree.body.remove(module)
     forbidden = [ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef]
-    forbidden += [] if path.stem == "own_model" else [ast.Lambda]
+    forbidden += [] if users else [ast.Lambda]
     assert not [node for node in ast.walk(tree) if isinstance(node, tuple(forbidden))]
 
 
