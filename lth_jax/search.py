@@ -18,7 +18,7 @@ from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
 from lth_jax.models import Network
-from lth_jax.runs import axis, checks, processes, signals
+from lth_jax.runs import axis, checkpoints, checks, processes, signals
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import controls, masks, rewinding, schedules, scores
 from lth_jax.tickets.masks import Predicate, is_kernel
@@ -283,7 +283,7 @@ def identify(
     run = jax.eval_shape(lambda: search.begin(0))
     traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))
     started = jax.make_jaxpr(search.begin)(0)
-    constants = [np.asarray(each) for each in (*traced.consts, *started.consts)]
+    constants = checkpoints.without_keys([*traced.consts, *started.consts])
     text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
     sizes = jax.tree.leaves(plan.sizes.keep)
     return Identity(

@@ -1,6 +1,8 @@
 """Every optimizer of Optax and of its contrib: it trains a ticket, and what is pruned stays exactly 0."""
 
 import inspect
+import shutil
+import warnings
 
 import flax.linen as nn
 import jax
@@ -19,7 +21,7 @@ NAMES = (
     "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "amsgrad", "fromage", "lamb", "lars", "lbfgs", "lion", "nadam", "nadamw", "novograd",
     "optimistic_adam_v2", "optimistic_gradient_descent", "polyak_sgd", "radam", "rmsprop", "rprop",
-    "sgd", "sign_sgd", "sm3", "yogi",
+    "sgd", "sign_sgd", "signum", "sm3", "yogi",
 )  # fmt: skip
 CONTRIB = (
     "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "galore", "madgrad", "momo",
@@ -50,6 +52,32 @@ OPTIMIZERS |= {
 }
 
 
+PARTS = {
+    "differentially_private_aggregate", "normalize", "reduce_on_plateau", "schedule_free",
+    "split_real_and_imaginary",
+}  # fmt: skip
+"""Of contrib: what optimizers are made with, not optimizers by themselves."""
+
+
+def makers(module):
+    """The functions of a module that make an optimizer, by their names."""
+    for name, make in inspect.getmembers(module, inspect.isfunction):
+        signature = inspect.signature(make)
+        if "GradientTransformation" in str(signature.return_annotation) and name[0] != "_":
+            yield name, list(signature.parameters)
+
+
+def test_no_optimizer_is_left_out():
+    ours = {name.removeprefix("contrib.") for name in OPTIMIZERS}
+    public = {name for name, parameters in makers(optax) if parameters[:1] == ["learning_rate"]}
+    public = {name for name in public if not name.startswith("scale_by")}
+    assert public - ours == {"optimistic_adam"}, "which is an older name of optimistic_adam_v2"
+    contrib = {name for name, _ in makers(optax.contrib) if not name.startswith("scale_by")}
+    assert contrib - ours - PARTS == {"dpsgd"}, "which wants the gradient of every example, see below"
+    assert len(public) > 25
+    assert len(contrib) > 15
+
+
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -77,6 +105,25 @@ def test_it_trains_and_what_is_pruned_stays_exactly_zero(name):
 def test_lookahead_whose_parameters_are_of_its_own_type_is_refused_by_name():
     with pytest.raises(ValueError, match=r"the optimizer \(LookaheadState.*\) refuses the parameters"):
         find(optax.lookahead(optax.sgd(0.1), 5, 0.5))
+
+
+def test_one_that_wants_every_examples_gradient_is_refused_by_name():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it will want a key
+        private = optax.contrib.dpsgd(0.1, l2_norm_clip=1.0, noise_multiplier=0.1, seed=0)
+    with pytest.raises(ValueError, match=r"the optimizer \(DifferentiallyPrivate.*\) refuses the parameters"):
+        find(private)
+
+
+def test_a_carried_state_with_a_key_in_it_survives_its_checkpoints(tmp_path):
+    optimizer = optax.noisy_sgd(0.01, key=jax.random.key(0))
+    options = {"rewind_optimizer": "carried", "levels": 3}
+    whole = find(optimizer, **options)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    find(optimizer, **options, folder=tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")  # as if it had been stopped after the second level
+    resumed = find(optimizer, **options, folder=tmp_path / "run")
+    np.testing.assert_array_equal(resumed.results["test_loss"], whole.results["test_loss"])
 
 
 def test_the_chance_in_an_optimizers_state_is_each_runs_and_levels_own():

@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
@@ -45,7 +47,7 @@ def save(folder: Path, finished: int, tree: PyTree) -> None:
             _discard(aside)
         processes.barrier(f"checkpoint {place} begins")
         with _silent_threads(), _checkpointer() as checkpointer:
-            checkpointer.save(aside / TREE, args=ocp.args.StandardSave(tree))
+            checkpointer.save(aside / TREE, args=ocp.args.StandardSave(without_keys(tree)))
         if processes.is_first():
             _put_in_place(aside, place)
         processes.barrier(f"checkpoint {place} is there")
@@ -107,17 +109,34 @@ def restore_newest(folder: Path, like: PyTree) -> tuple[int, PyTree] | None:
     Raises:
       InputError: a whole checkpoint holds another tree.
     """
+    plain = without_keys(like)
     for finished in numbers(folder):
         place = folder.absolute() / str(finished)
         problem = _problem(place)
         if problem is None:
-            _check_same(place, like)
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            _check_same(place, plain)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
             with _checkpointer() as checkpointer:
                 tree = checkpointer.restore(place / TREE, args=ocp.args.StandardRestore(abstract))
-            return finished, tree
+            return finished, jax.tree.map(_with_key, like, tree)
         warn(f"checkpoint {place} is damaged ({problem}): left out")
     return None
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether an array is one of typed PRNG keys, as in the state of an optimizer that adds noise."""
+    dtype: Any = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def without_keys(tree: PyTree) -> PyTree:
+    """The tree with the data of its typed keys instead of them, which Orbax can write."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def _with_key(like: Any, leaf: Any) -> Any:
+    """A leaf that was read, as the typed key that it is to be."""
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
 
 
 def _checkpointer() -> ocp.Checkpointer:

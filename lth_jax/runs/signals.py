@@ -111,7 +111,8 @@ def block(tree: Tree) -> Tree:
       Stopped: a signal came, and the arrays were not there in time.
     """
     told = False
-    while _request is not None and not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "is_ready")]  # which keys have not
+    while _request is not None and not all(leaf.is_ready() for leaf in leaves):
         if _request.number is not None:
             if time.monotonic() >= _request.deadline:
                 raise Stopped(_request.number, computing=True)
