@@ -270,7 +270,23 @@ def identify(
     observe: Mapping[str, Observer] | None = None,
     kept_levels: Sequence[int] = (),
 ) -> Identity:
-    """Digests of the traced program of a level with all its constants, of its sizes, and of the data."""
+    """What a search computes: seeds, levels, and digests of its program and of its data."""
+    return Identity(
+        tuple(seeds),
+        search.plan.sizes.levels,
+        tuple(kept_levels),
+        program_digest(search, data, watched, observe),
+        _digest(jax.tree.leaves((data, dict(watched)))),
+    )
+
+
+def program_digest(
+    search: Search,
+    data: PyTree,
+    watched: Mapping[str, PyTree],
+    observe: Mapping[str, Observer] | None = None,
+) -> str:
+    """A digest of a level's and of a beginning's traced programs, of their constants, and of the sizes."""
     plan, shape = search.plan, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     def level(run: Run, data: PyTree, watched: Mapping[str, PyTree]) -> Any:
@@ -286,13 +302,7 @@ def identify(
     constants = checkpoints.without_keys([*traced.consts, *started.consts])
     text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
     sizes = jax.tree.leaves(plan.sizes.keep)
-    return Identity(
-        tuple(seeds),
-        plan.sizes.levels,
-        tuple(kept_levels),
-        _digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes]),
-        _digest(jax.tree.leaves((data, dict(watched)))),
-    )
+    return _digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes])
 
 
 def _digest(arrays: Sequence[Any]) -> str:

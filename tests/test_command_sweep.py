@@ -1,8 +1,10 @@
 """The command's sweeps: from flags to files, tickets back from the files, and what is refused."""
 
+import importlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -484,7 +486,6 @@ LINES = {
     "--one-shot yes: expected true or false": "sweep --one-shot yes",
     "--rewind 4: a level has 3 steps": "sweep --rewind 4 TINY",
     "the range 5-3 runs backwards": "sweep --seeds 5-3",
-    "BatchNorm_0/scale is neither": "sweep --model somebodys_net:Net --initializer he_normal TINY",
     "gives float32[1,5], expected logits [1, 10 or more]": "sweep --model somebodys_net:Few TINY",
     "--model somebodys_net:Pair: ": "sweep --model somebodys_net:Pair TINY",
     "is a Other, no flax.linen.Module": "sweep --model somebodys_net:Other TINY",
@@ -570,3 +571,34 @@ def test_a_wrong_file_is_one_line(refused, place, told, content):
     line = refused("sweep", "--config", "wrong.toml", "--out", "never")
     path.unlink()
     assert told in line
+
+
+EDITED = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(nn.relu(nn.Dense(8)(images.reshape(len(images), -1))))
+"""
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_module_that_was_edited_is_another_run(place, call, refused, monkeypatch, finished):
+    """Neither does a finished folder show old results, nor a stopped one go on with another network."""
+    name = f"edited_net_{finished}"
+    (place / f"{name}.py").write_text(EDITED)
+    flags = ["sweep", "--model", f"{name}:Net", "--levels", "2", "--seeds", "7", *TINY, "--out", name]
+    call(*flags)
+    if not finished:
+        (place / name / "results.nc").unlink()
+    (place / f"{name}.py").write_text(EDITED.replace("nn.relu", "nn.sigmoid"))
+    monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    assert "holds the run of another program" in refused(*flags)
+
+
+def test_an_initializer_serves_a_module_with_batch_norm(place, call):
+    flags = ["--model", "somebodys_net:Net", "--initializer", "he_normal", "--levels", "1", "--seeds", "7"]
+    call("sweep", *flags, *TINY, "--out", "he")
+    assert np.isfinite(xr.load_dataset(place / "he" / "results.nc")["test_loss"]).all()

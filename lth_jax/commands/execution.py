@@ -26,12 +26,14 @@ class Work(NamedTuple):
 
     ``check`` refuses a configuration that the data cannot serve; ``train`` trains or resumes and gives the
     labelled results; ``conclude`` makes of them what people look at. A configuration without a field
-    ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``.
+    ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``. ``program`` gives a digest of
+    what is computed, where code of the user's own has a part in it: a folder is of one program.
     """
 
     check: Callable[[Any, Any], None]
     train: Callable[[Any, Job, Any], xr.Dataset]
     conclude: Callable[[xr.Dataset, Path, Console], None]
+    program: Callable[[Any, Any], str] | None = None
 
 
 def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
@@ -62,6 +64,8 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
     dataset = data.load(named, job.execution.data_dir or None) if named else None
     work.check(settings, dataset)
     begun = dataset and {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
+    if begun and work.program:
+        begun["program"] = work.program(settings, dataset)
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             stack.enter_context(open_folder(folder, settings, begun))

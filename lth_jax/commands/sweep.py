@@ -65,7 +65,7 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    execute(Work(check, train, conclude), chosen, execution, folder)
+    execute(Work(check, train, conclude, program), chosen, execution, folder)
 
 
 def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
@@ -94,6 +94,13 @@ def check(chosen: Config, dataset: data.Dataset) -> None:
     )  # a block
     kept = len(levels_to_keep(chosen)) * len(found.plan.networks)
     memory.check(one.ticket.params, len(chosen.seeds) * kept, "--seeds × --keep-weights or --rewind none")
+
+
+def program(chosen: Config, dataset: data.Dataset) -> str:
+    """A digest of what a sweep computes: the traced program of a level, its constants and its sizes."""
+    _, found = prepare(chosen, dataset)
+    examples, watched = splits_of(chosen, dataset)
+    return search.program_digest(found, examples, watched)
 
 
 def levels_to_keep(chosen: Config) -> Sequence[int]:

@@ -116,6 +116,11 @@ def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) 
                 f"--data-dir: these data have the fingerprint {dataset['fingerprint']}, the run in {folder} "
                 f"was begun with {begun.get('fingerprint')} ({begun.get('source')}); choose another --out"
             )
+        if begun.get("program") != dataset.get("program"):
+            raise InputError(
+                f"--out {folder}: holds the run of another program (its model's code, or a library, has "
+                "changed since); choose another --out"
+            )
     if folder.exists() and not os.access(folder, os.W_OK):
         raise InputError(f"--out {folder}: cannot be written; choose another --out")
 
