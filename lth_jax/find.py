@@ -19,11 +19,9 @@ from lth_jax.analysis import records
 from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
-from lth_jax.levels import Run
-from lth_jax.runs import checks, processes
+from lth_jax.runs import checks, identity, processes
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import Execution, Job
-from lth_jax.runs.sweep import nothing, sweep
 from lth_jax.search import Choices
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks, scores
@@ -138,8 +136,8 @@ def find_tickets(
       layers: other rates for some layers, by path: ``{"Block_1/Dense_0": 0.1}``; 0 spares a layer.
       scope: rank weights inside each ``layer`` or ``global``ly.
       prunable: which parameters, by path and leaf; kernels by default.
-      initializer: draws the kernels, biases 0; the module's own initializers when not given. Kernels are
-        taken for ``[*window, in, out]``, which attention's are not.
+      initializer: draws the kernels, biases 0; the module's own initializers when not given. How their
+        axes are taken, see ``initializers``.
       task: what is learned, see ``tasks.Task``; classification when not given.
       score: what the ranking goes by, see ``tickets.scores``.
       score_batch: training examples, drawn anew at each level, whose loss the score may ask for.
@@ -192,43 +190,22 @@ def find_tickets(
     kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
     for level in kept_levels:
         require(0 <= level < levels, f"keep_weights {level}: expected levels from 0 to {levels - 1}")
-    begun: list[Run] = []
-
-    def begin(block: Sequence[int]) -> Run:
-        begun.append(search.start_runs(found, block, data))
-        return begun[-1]
-
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(processes.first_prints())
-            identity = search.identify(found, seeds, data, watched, observe, kept_levels)
+            searched = identity.identify(found, seeds, data, watched, observe, kept_levels)
             if processes.is_first():
-                stack.enter_context(open_folder(Path(folder), identity))
+                stack.enter_context(open_folder(Path(folder), searched))
             processes.barrier("folder is open")
-        swept = sweep(
-            None if folder is None else Job(Path(folder), Execution()),
-            seeds,
-            jax.eval_shape(lambda: found.begin(0)),
-            begin,
-            data,
-            plan,
-            describe=records.describe,
-            keep=(lambda runs, trained: (trained.params, trained.collections)) if kept_levels else nothing,
-            keep_levels=kept_levels,
-            watch=watched if eval_every else {},
-            final={"train": data} | ({} if eval_every else watched),
-            observe=observe,
-            record=lambda outcome: records.record(outcome, plan),
-            inspect=lambda run: records.packed_masks(run, plan),
-        )
+        job = None if folder is None else Job(Path(folder), Execution())
+        swept, rewind_to = search.run(found, job, seeds, data, watched, kept_levels, observe)
     numbers = jnp.asarray(seeds, jnp.int32)
     start, collections = jax.jit(jax.vmap(lambda seed: initial(stream(seed, "init"))))(numbers)
-    rewind_to = jax.tree.map(lambda *parts: jnp.concatenate(parts), *[run.rewind_to.params for run in begun])
     attrs = {"networks": ",".join(plan.networks), "rewinds": "yes" if resets else "no"}
     return Tickets(
         start=start,
         collections=collections,
-        rewind_to=rewind_to,
+        rewind_to=jax.tree.map(jnp.asarray, rewind_to),
         masks=records.unpacked(swept.inspected, found.shapes, plan.prunable),
         results=records.labelled(found.plan, found.shapes, swept, seeds, attrs),
         weights=swept.kept,

@@ -1,4 +1,4 @@
-"""Random streams: one key per seed, one named stream for each use of chance.
+"""Random streams: one key per seed, one named stream for each use of randomness.
 
 A run owns ``jax.random.key(seed)`` and nothing else, so its numbers do not depend on which other runs are
 trained beside it, and two runs of one seed share a stream exactly when they ask for it by the same name.
@@ -17,7 +17,7 @@ IMPLEMENTATION = "threefry2x32"
 
 
 def stream(seed: int | Int[Array, ""], name: str, *indices: int | Int[Array, ""]) -> PRNGKey:
-    """The key of one named use of chance in a run.
+    """The key of one named use of randomness in a run.
 
     Args:
       seed: the run's seed.

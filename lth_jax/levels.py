@@ -32,7 +32,7 @@ from lth_jax.training import (
     examples_of,
     train,
 )
-from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Scores
+from lth_jax.types import Collections, Mask, Metrics, Params, Scores
 
 STATE_KEY = 2**31 - 3
 """Tells the keys in an optimizer's state from those of the steps."""
@@ -142,17 +142,20 @@ def begin(
       opt_state: the optimizer's state that belongs to ``params``; a fresh one unless given.
       extras: what controls need beside the run.
     """
-    opt_state = plan.recipe.optimizer.init(params) if opt_state is None else opt_state
+    begins: Any = {}
+    if plan.keeps_optimizer:
+        fresh = init_optimizer(plan.recipe.optimizer, params, seed, 0)
+        begins = fresh if opt_state is None else opt_state
     start = TrainState(
         params if rewind_to is None else rewind_to,
         collections if plan.collections == "start" else {},
-        opt_state if plan.optimizer == "rewound" else {},
+        begins if plan.optimizer == "rewound" else {},
     )
     return Run(
         seed=jnp.asarray(seed, jnp.int32),
         level=jnp.asarray(0, jnp.int32),
         ticket=Ticket(params, masks.ones_like(params), collections),
-        opt_state=opt_state if plan.keeps_optimizer else {},
+        opt_state=begins,
         rewind_to=start,
         scores=jax.tree.map(jnp.zeros_like, params) if plan.sizes.one_shot else {},
         extras=dict(extras or {}),
@@ -189,7 +192,7 @@ def train_network(
     params, mask, collections = start.ticket
     params = masks.apply(mask, params)
     fresh = not jax.tree.leaves(start.opt_state) and start.opt_state == {}
-    opt_state = own_chance(noise, recipe.optimizer.init(params)) if fresh else start.opt_state
+    opt_state = init_optimizer(recipe.optimizer, params, *start[:2]) if fresh else start.opt_state
     state = TrainState(params, collections, opt_state)
     observers = {name: evaluation(split, recipe) for name, split in watch.items()} | dict(observe or {})
     stop = None if isinstance(start.stop, dict) else start.stop
@@ -201,17 +204,32 @@ def train_network(
     return Outcome(start.ticket, at_evaluation(trained), curves, measured)
 
 
-def own_chance(key: PRNGKey, opt_state: optax.OptState) -> optax.OptState:
-    """An optimizer's fresh state with its run's own keys: Optax makes them of a seed that all runs share."""
+def init_optimizer(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    seed: int | Int[Array, ""],
+    level: int | Int[Array, ""],
+) -> optax.OptState:
+    """An optimizer's fresh state whose PRNG keys are the run's and the level's own.
 
-    def leaf(path: Any, value: Any) -> Any:
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return jax.random.fold_in(key, STATE_KEY)
-        raw = value.dtype == jnp.uint32 and value.shape == (2,)
+    Optax makes such keys from a number that all runs share: their noise would be the same.
+
+    Args:
+      optimizer: of Optax.
+      params: masked weights.
+      seed: the run's.
+      level: the first that the state serves.
+    """
+    key = jax.random.fold_in(stream(seed, "model", level), STATE_KEY)
+    leaves, structure = jax.tree.flatten_with_path(optimizer.init(params))
+    fresh = []
+    for position, (path, leaf) in enumerate(leaves):
+        own = jax.random.fold_in(key, position)
+        raw = leaf.dtype == jnp.uint32 and leaf.shape == (2,)
         named = any(part in jax.tree_util.keystr(path).lower() for part in ("key", "rng"))
-        return jax.random.key_data(jax.random.fold_in(key, STATE_KEY)) if raw and named else value
-
-    return jax.tree.map_with_path(leaf, opt_state)
+        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        fresh.append(own if typed else jax.random.key_data(own) if raw and named else leaf)
+    return jax.tree.unflatten(structure, fresh)
 
 
 def advance(run: Run, trained: TrainState, plan: Plan, data: PyTree | None = None) -> Run:
@@ -259,7 +277,9 @@ def _next_optimizer(run: Run, params: Params, mask: Mask, trained: TrainState, p
         return rewinding.schedule_at(trained.opt_state, plan.first) if plan.first else trained.opt_state
     if plan.optimizer == "rewound":
         return run.rewind_to.opt_state
-    return rewinding.schedule_at(plan.recipe.optimizer.init(masks.apply(mask, params)), plan.first)
+    params = masks.apply(mask, params)
+    fresh = init_optimizer(plan.recipe.optimizer, params, run.seed, run.level + 1)
+    return rewinding.schedule_at(fresh, plan.first)
 
 
 def _scored_loss(run: Run, collections: Collections, plan: Plan, data: PyTree | None) -> Callable:

@@ -104,10 +104,8 @@ def as_network(model: Any) -> Network:
     """
     if isinstance(model, Network):
         return model
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) or (isinstance(model, type) and issubclass(model, nn.Module)):
         return from_linen(model)
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise InputError(f"the model is the class {model.__name__}: pass an instance, {model.__name__}()")
     if isinstance(model, tuple | list) and len(model) == 2 and all(map(callable, model)):
         return Network(*model)
     if "flax.nnx" in sys.modules:
@@ -122,7 +120,7 @@ def as_network(model: Any) -> Network:
     )
 
 
-def from_linen(module: nn.Module) -> Network:
+def from_linen(module: Any) -> Network:
     """A linen module as a :class:`Network`.
 
     A module whose ``__call__`` takes one of the arguments in ``MODES``, by name or by position, is told by it

@@ -1,8 +1,6 @@
 """From a model and some choices to a plan and its runs: what ``find_tickets`` and ``lth-jax sweep`` share."""
 
-import hashlib
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,15 +12,18 @@ import optax
 from jaxtyping import PyTree
 
 from lth_jax import levels
+from lth_jax.analysis import records
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
 from lth_jax.models import Network
 from lth_jax.runs import axis, checkpoints, checks, processes, signals
+from lth_jax.runs.job import Job
+from lth_jax.runs.sweep import Swept, nothing, sweep
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import controls, masks, rewinding, schedules, scores
 from lth_jax.tickets.masks import Predicate, is_kernel
-from lth_jax.training import Observer, Recipe, init_state, train
+from lth_jax.training import Observer, Recipe, TrainState, train
 from lth_jax.types import Collections, Params, PRNGKey, Shapes
 
 CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask")
@@ -86,7 +87,6 @@ class Search(NamedTuple):
     """
 
     plan: Plan
-    initial: Initial
     shapes: Shapes
     early: int
     begin: Callable[..., Run]
@@ -113,7 +113,10 @@ def prepare(
     Raises:
       ValueError: an impossible choice; the message names it.
     """
-    require(choices.batch_size <= examples, _too_large(choices.batch_size, examples))
+    require(
+        choices.batch_size <= examples,
+        f"batch_size {choices.batch_size}: larger than the {examples} training examples",
+    )
     shapes, _ = jax.eval_shape(initial, jax.random.key(0))
     prunable = masks.prunable(shapes, choices.prunable)
     checks.check_optimizer(optimizer, shapes)
@@ -143,11 +146,7 @@ def prepare(
         collections="start" if resets else "trained",
         controls={name: make_control(name, initial, prunable) for name in choices.controls},
     )  # fmt: skip
-    return Search(plan, initial, shapes, early, _beginner(plan, initial, early))
-
-
-def _too_large(batch_size: int, examples: int) -> str:
-    return f"batch_size {batch_size}: larger than the {examples} training examples"
+    return Search(plan, shapes, early, _beginner(plan, initial, early))
 
 
 def make_sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool]) -> schedules.Sizes:
@@ -226,7 +225,8 @@ def _beginner(plan: Plan, initial: Initial, early: int) -> Callable[..., Run]:
             return levels.begin(seed, params, collections, plan)
         order, noise = stream(seed, "order", 0), stream(seed, "model", 0)  # as the dense level has them
         dense = masks.ones_like(params)
-        state = init_state(plan.recipe, params, collections, dense)
+        opt_state = levels.init_optimizer(plan.recipe.optimizer, params, seed, 0)
+        state = TrainState(params, collections, opt_state)
         state, _ = train(order, state, dense, data, plan.recipe, model_key=noise, steps=early)
         if plan.first:
             return levels.begin(seed, state.params, state.collections, plan, opt_state=state.opt_state)
@@ -246,72 +246,57 @@ def start_runs(search: Search, seeds: Sequence[int], data: PyTree, chunk: int | 
         return jax.jit(jax.vmap(search.begin))(numbers)  # op by op, a module's init compiles for long
     with signals.defer_signals():
         found = axis.map_runs(search.begin, chunk=chunk)(numbers, axis.replicate(data))
-        found = processes.gather(found)  # whole in every process, as without a step
+        plain = processes.gather(checkpoints.without_keys(found))  # whole in every process, as without a step
         signals.stop_if_requested()
-    return jax.tree.map(jnp.asarray, found)
+    return checkpoints.with_keys(jax.tree.map(jnp.asarray, plain), found)
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a folder's search computes: a resumed one must be the same."""
-
-    seeds: tuple[int, ...]
-    levels: int
-    kept_levels: tuple[int, ...]
-    program: str
-    data: str
-
-
-def identify(
+def run(
     search: Search,
+    job: Job | None,
     seeds: Sequence[int],
     data: PyTree,
     watched: Mapping[str, PyTree],
-    observe: Mapping[str, Observer] | None = None,
     kept_levels: Sequence[int] = (),
-) -> Identity:
-    """What a search computes: seeds, levels, and digests of its program and of its data."""
-    return Identity(
-        tuple(seeds),
-        search.plan.sizes.levels,
-        tuple(kept_levels),
-        program_digest(search, data, watched, observe),
-        _digest(jax.tree.leaves((data, dict(watched)))),
-    )
-
-
-def program_digest(
-    search: Search,
-    data: PyTree,
-    watched: Mapping[str, PyTree],
     observe: Mapping[str, Observer] | None = None,
-) -> str:
-    """A digest of a level's and of a beginning's traced programs, of their constants, and of the sizes."""
-    plan, shape = search.plan, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+) -> tuple[Swept, Params]:
+    """Every level of every seed's search.
 
-    def level(run: Run, data: PyTree, watched: Mapping[str, PyTree]) -> Any:
-        outcomes = [
-            levels.train_network(start, data, watched, plan.recipe, observe, first=plan.first)
-            for start in levels.branch(run, plan)
-        ]
-        return levels.advance(run, outcomes[0].trained, plan, data), [o.curves for o in outcomes]
+    Args:
+      search: plan, and how its runs begin.
+      job: where checkpoints go; nowhere with ``None``.
+      seeds: one run each.
+      data: training examples.
+      watched: other splits, evaluated within a level where the plan says how often, else at its end.
+      kept_levels: the levels of which trained weights are kept.
+      observe: functions of the training state, by name.
 
-    run = jax.eval_shape(lambda: search.begin(0))
-    traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))
-    started = jax.make_jaxpr(search.begin)(0)
-    constants = checkpoints.without_keys([*traced.consts, *started.consts])
-    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
-    sizes = jax.tree.leaves(plan.sizes.keep)
-    return _digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes])
+    Returns:
+      What was measured and kept, and the weights ``[seed, ...]`` that levels after the first start from.
+    """
+    plan, begun = search.plan, []
 
+    def begin(block: Sequence[int]) -> Run:
+        begun.append(start_runs(search, block, data, None if job is None else job.chunk))
+        return begun[-1]
 
-def _digest(arrays: Sequence[Any]) -> str:
-    """16 hexadecimal digits of some arrays' shapes, dtypes and bytes."""
-    found = hashlib.sha256()
-    for array in map(np.asarray, arrays):
-        found.update(f"{array.shape}{array.dtype}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
+    swept = sweep(
+        job,
+        seeds,
+        jax.eval_shape(lambda: search.begin(0)),
+        begin,
+        data,
+        plan,
+        describe=records.describe,
+        keep=(lambda runs, trained: (trained.params, trained.collections)) if kept_levels else nothing,
+        keep_levels=kept_levels,
+        watch=watched if plan.recipe.eval_every else {},
+        final={"train": data, **({} if plan.recipe.eval_every else watched)},
+        observe=observe,
+        record=lambda outcome: records.record(outcome, plan),
+        inspect=lambda run: records.packed_masks(run, plan),
+    )
+    return swept, jax.tree.map(lambda *parts: np.concatenate(parts), *[run.rewind_to.params for run in begun])
 
 
 def seed_numbers(seeds: Sequence[Any]) -> list[int]:

@@ -160,9 +160,8 @@ def update(
 ) -> tuple[Params, optax.OptState]:
     """The optimizer's update; what it asks for beside the gradient (the loss, its function) it gets."""
     extra: dict[str, Any] = {"value": value, "grad": gradient, "value_fn": loss}
-    if "HutchinsonState" in str(
-        jax.tree.structure(state.opt_state)
-    ):  # all others refuse what they do not know
+    states = str(jax.tree.structure(state.opt_state))
+    if "HutchinsonState" in states:  # all others refuse what they do not know
         extra["obj_fn"] = loss
     asked = inspect.signature(optimizer.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values()):

@@ -313,6 +313,7 @@ def test_a_finished_search_is_read_back_from_its_folder(digits, tmp_path, capsys
         ({"layers": {"output": 0.1}}, "program"),
         ({"controls": ("reinit",)}, "program"),
         ({"rewind": 2}, "program"),
+        ({"rewind": 1, "rewind_schedule": "restarted"}, "program"),
         ({"eval_every": 2}, "program"),
         ({"levels": 3}, "levels"),
         ({"seeds": (1, 3)}, "seeds"),

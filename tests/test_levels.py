@@ -5,62 +5,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_digits
+from small_levels import (
+    DIGITS,
+    LAYERS,
+    LEVELS,
+    MOVED,
+    NETWORK,
+    PRUNABLE,
+    SCHEME,
+    SEEDS,
+    SHAPES,
+    assert_close,
+    assert_equal,
+    at,
+    begin,
+    initial,
+    kernels,
+    make_plan,
+    one_shot_sizes,
+    play,
+    reinit,
+)
 
-from lth_jax import initializers, levels, models, training
+from lth_jax import initializers, levels, training
 from lth_jax.keys import stream
-from lth_jax.runs import axis, sweep
+from lth_jax.runs import sweep
 from lth_jax.tickets import controls, masks, rewinding, schedules, scores
-
-NETWORK = models.from_flax(models.MLP((8,), classes=4))
-SHAPES = models.parameter_shapes(NETWORK, (4, 4, 1))
-PRUNABLE = masks.prunable(SHAPES)
-SCHEME, LEVELS, SEEDS = initializers.get("xavier_normal"), 4, (42, 43, 44)
-DIGITS = make_digits()
-LAYERS = ("hidden_0", "output")
-
-
-def initial(seed):
-    return initializers.initialize(stream(seed, "init"), SHAPES, SCHEME)
-
-
-def make_plan(rate=0.2, count=LEVELS, eval_every=20, **changes):
-    recipe = training.Recipe(NETWORK, optax.adam(0.01), 20, 20, eval_every)
-    sizes = changes.pop("sizes", None) or schedules.iterative(SHAPES, PRUNABLE, [rate] * (count - 1))
-    return levels.Plan(recipe, sizes, PRUNABLE, **changes)
-
-
-def begin(plan, seeds=SEEDS, **options):
-    return axis.stack([levels.begin(seed, initial(seed), {}, plan, **options) for seed in seeds])
-
-
-def play(plan, seeds=SEEDS, count=None, watch=None, **options):
-    watch = {"test": DIGITS} if watch is None else watch
-    options = {"record": lambda outcome: outcome, "inspect": lambda run: run.ticket.mask} | options
-    return list(sweep.run_levels(begin(plan, seeds), DIGITS, plan, count, watch=watch, **options))
 
 
 @pytest.fixture(scope="module")
 def alone():
     """Three seeds, four levels, Adam, no controls: for the tests that only look."""
     return play(make_plan())
-
-
-def at(tree, *index):
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def kernels(tree):
-    return {layer: np.asarray(tree[layer]["kernel"]) for layer in LAYERS}
-
-
-def assert_equal(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-def assert_close(found, expected, **tolerance):
-    tolerance = tolerance or {"rtol": 1e-4, "atol": 1e-5}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
 
 
 # The ticket
@@ -278,10 +254,6 @@ def test_all_levels_share_their_compilations(one_shot, optimizer):
 # Controls
 
 
-reinit = controls.reinit(lambda key: initializers.initialize(key, SHAPES, SCHEME))
-MOVED = controls.rearrange(PRUNABLE)
-
-
 def test_controls_leave_the_ticket_as_it_was_and_keep_what_they_promise(alone):
     kinds = {
         "reinit": reinit,
@@ -357,11 +329,6 @@ def test_a_control_may_start_from_what_a_run_carries():
 # In one shot
 
 
-def one_shot_sizes(shapes, prunable, rates):
-    removed = [1 - (1 - rates[0]) ** n for n in range(1, len(rates) + 1)]
-    return schedules.one_shot(shapes, prunable, removed)
-
-
 def test_one_shot_prunes_every_size_from_the_dense_networks_weights():
     found = play(make_plan(sizes=one_shot_sizes(SHAPES, PRUNABLE, [0.3] * 3)))
     dense = kernels(at(found[0].trained.params, slice(None), 0))
@@ -381,64 +348,3 @@ def test_one_shot_may_skip_to_a_density_at_once():
         assert (kernels(second.inspected)[layer].sum((1, 2)) == count).all()
         magnitude = np.abs(kernels(first.trained.params)[layer][0, 0])
         assert magnitude[kernels(second.inspected)[layer][0]].min() == np.sort(magnitude.ravel())[-count]
-
-
-# Saved after every level
-
-
-class Killed(Exception):
-    """What stands for the end of the process."""
-
-
-def test_a_loop_that_was_stopped_goes_on_where_it_was(tmp_path):
-    plan = make_plan(eval_every=10, controls={"reinit": reinit})
-    options = {"watch": {"test": DIGITS}, "inspect": lambda run: run.level}
-    options["record"] = lambda outcome: outcome.curves.observed["test"]["loss"]
-    shapes = sweep.level_shapes(begin(plan), DIGITS, plan, **options)
-    like, played, reports = (shapes.networks, shapes.inspected), [], []
-
-    def run(folder, report=reports.append, **keeping):
-        def rounds(runs):
-            for level in sweep.run_levels(runs, DIGITS, plan, **options):
-                played.append(folder.name)
-                yield level.runs, (level.networks, level.inspected), level.trained.params
-
-        kept = shapes.trained.params if keeping else {}
-        return sweep.with_checkpoints(folder, begin(plan), (like, kept), rounds, LEVELS, report, **keeping)
-
-    def killed(progress):
-        if progress.level == 1:
-            raise Killed
-
-    keeping = {"keep_levels": (0, 3)}
-    whole, kept, seconds = run(tmp_path / "whole", **keeping)
-    assert [progress.level for progress in reports] == [0, 1, 2, 3]
-    with pytest.raises(Killed):
-        run(tmp_path / "parts", killed, **keeping)
-    reports.clear()
-    resumed, kept_too, _ = run(tmp_path / "parts", **keeping)
-    assert [(progress.level, progress.resumed) for progress in reports] == [(1, 2), (2, 2), (3, 2)]
-    assert played.count("whole") == LEVELS
-    assert played.count("parts") == LEVELS, "no level was played twice"
-    np.testing.assert_allclose(resumed[0], whole[0], rtol=1e-5)
-    np.testing.assert_array_equal(resumed[1], [[level] * 3 for level in range(LEVELS)])
-    assert whole[0].shape == (LEVELS, 3, 2, 2)  # levels, runs, networks, evaluations
-    assert (seconds > 0).all()
-    assert kept["output"]["kernel"].shape == (2, 3, 2, 8, 4)  # kept levels, runs, networks
-    assert_close(kept_too, kept)
-    assert (kept["output"]["kernel"][0, :, 0] != 0).all()
-    assert ((kept["output"]["kernel"][1, :, 0] == 0).sum((1, 2)) == 15).all()
-    again, _, _ = run(tmp_path / "parts", **keeping)
-    assert played.count("parts") == LEVELS
-    np.testing.assert_array_equal(again[0], resumed[0])
-
-
-def test_what_does_not_fit_is_named_before_anything_is_compiled():
-    plan = make_plan()
-    runs = begin(plan)._replace(level=jnp.array([0, 1, 0]))
-    with pytest.raises(ValueError, match=r"at different levels, \[0, 1\]"):
-        next(sweep.run_levels(runs, DIGITS, plan))
-    wrong = DIGITS._replace(labels=DIGITS.labels + 3)
-    for given in ((wrong, {}), (DIGITS, {"test": wrong})):
-        with pytest.raises(ValueError, match="the network has logits for 0 … 3"):
-            next(sweep.run_levels(begin(plan), given[0], plan, watch=given[1]))

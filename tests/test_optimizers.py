@@ -6,6 +6,7 @@ import warnings
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
@@ -126,14 +127,14 @@ def test_a_carried_state_with_a_key_in_it_survives_its_checkpoints(tmp_path):
     np.testing.assert_array_equal(resumed.results["test_loss"], whole.results["test_loss"])
 
 
-def test_the_chance_in_an_optimizers_state_is_each_runs_and_levels_own():
-    fresh = optax.noisy_sgd(0.01, key=jax.random.key(0)).init({"w": jax.numpy.zeros(3)})
+def test_the_keys_in_an_optimizers_state_are_each_runs_and_levels_own():
+    optimizer, params = optax.noisy_sgd(0.01, key=jax.random.key(0)), {"w": jnp.zeros(3)}
     keys = [
         tuple(np.asarray(jax.random.key_data(leaf)).tolist())
         for seed in (1, 2)
         for level in (0, 1)
-        for leaf in jax.tree.leaves(levels.own_chance(lth_jax.stream(seed, "model", level), fresh))
-        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jax.numpy.uint32
+        for leaf in jax.tree.leaves(levels.init_optimizer(optimizer, params, seed, level))
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32
     ]
     assert len(set(keys)) == len(keys) >= 4
 
@@ -145,3 +146,20 @@ def test_schedule_free_is_evaluated_and_ranked_where_it_wants_to_be():
     network = lth_jax.from_linen(Net())
     again = lth_jax.evaluate(found.trained(1, 1), DATA, network)
     np.testing.assert_allclose(again["loss"], found.results["test_loss"][0, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rewind_optimizer": "carried"}, {"rewind": 1}], ids=["carried", "rewound"]
+)
+def test_seeds_do_not_share_the_noise_of_an_optimizer_that_lives_on(options):
+    """All seeds start from the same weights and a batch is the whole data set: only the noise can differ."""
+    optimizer = optax.noisy_sgd(0.01, key=jax.random.key(0))
+    same = lambda key, x: ({"layer": {"kernel": jnp.ones((6, 2))}}, {})  # noqa: E731
+    apply = lambda params, collections, x, key: (x @ params["layer"]["kernel"], collections)  # noqa: E731
+    found = lth_jax.find_tickets(
+        (same, apply), optimizer, DATA, DATA, seeds=(1, 2), levels=2, epochs=2, batch_size=60,
+        keep_weights=True, **options,
+    )  # fmt: skip
+    for level in (0, 1):
+        one, other = (found.trained(seed, level).params["layer"]["kernel"] for seed in (1, 2))
+        assert (np.abs(np.asarray(one - other)) > 1e-6).any()

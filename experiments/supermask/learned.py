@@ -59,9 +59,9 @@ def learn(run: MaskRun, data: Split, validation: Split, setting: grid.Setting) -
     recipe = Recipe(network, optimizer, config.learned_batch_size, steps, evaluation_interval(steps))
     logits = supermasks.start_logits(weights)
     start = TrainState(logits, {"weights": weights, "model": {}}, optimizer.init(logits))
-    order, chance = stream(run.seed, "order", LEARN), stream(run.seed, "mask")
+    order, mask_key = stream(run.seed, "order", LEARN), stream(run.seed, "mask")
     observe = {"validation": evaluation(validation, recipe)}
-    state, curves = train(order, start, masks.ones_like(logits), data, recipe, observe, model_key=chance)
+    state, curves = train(order, start, masks.ones_like(logits), data, recipe, observe, model_key=mask_key)
     metrics = supermasks.evaluate_draws(
         stream(run.seed, "sample"), state.params, state.collections, validation, learner,
         config.learned_draws,

@@ -135,7 +135,25 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
         here than it did where the sweep was made.
     """
     stored = _stored(path)
-    run, mask = _run(stored, seed), {}
+    run = _run(stored, seed)
+    mask = _mask(stored, run, level)
+    start = _start(stored, run, level, lambda: draw(seed), path)
+    return {name: np.where(mask[name], leaf, leaf.dtype.type(0)) for name, leaf in start.items()}, mask
+
+
+def read_mask(path: Path, seed: int, level: int) -> Flat:
+    """One ticket's mask, by name.
+
+    Raises:
+      InputError: the file is missing or damaged, or has no such seed or level.
+    """
+    stored = _stored(path)
+    return _mask(stored, _run(stored, seed), level)
+
+
+def _mask(stored: Flat, run: int, level: int) -> Flat:
+    """One level's mask, the run's position in the file given."""
+    mask = {}
     for name, shape in _below(stored, "shape").items():
         packed = stored.get(f"mask/{name}")
         if packed is None:
@@ -145,8 +163,7 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
             raise InputError(f"--level {level}: the run has 0 to {packed.shape[1] - 1}")
         bits = np.unpackbits(packed[run, level], count=int(np.prod(shape)))
         mask[name] = bits.astype(bool).reshape(shape)
-    start = _start(stored, run, level, lambda: draw(seed), path)
-    return {name: np.where(mask[name], leaf, leaf.dtype.type(0)) for name, leaf in start.items()}, mask
+    return mask
 
 
 def read_trained(path: Path, seed: int, level: int, network: str = "ticket") -> tuple[Flat, Flat]:

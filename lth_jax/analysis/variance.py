@@ -272,9 +272,9 @@ def relu_log_bias(width: int) -> float:
       width: units D of the layer that is rectified.
     """
     active = np.arange(1, width + 1)
-    chance = scipy.stats.binom.pmf(active, width, 0.5)
+    probability = scipy.stats.binom.pmf(active, width, 0.5)
     log_ratio = scipy.special.digamma(active / 2) + np.log(4 / width)
-    return float(np.sum(chance * log_ratio) / np.sum(chance))
+    return float(np.sum(probability * log_ratio) / np.sum(probability))
 
 
 class Agreement(NamedTuple):

@@ -35,6 +35,9 @@ or with safetensors alone: params/LAYER/kernel are the weights that training sta
 mask/LAYER/kernel are bools, True is kept. The card says model, data, accuracy, versions, and bytes as dense,
 CSR and BCOO. --measure times inference here, jax.experimental.sparse's BCOO kernels against dense ones."""
 
+SAME_MASK = ("ticket", "reinit", "shuffle")
+"""The networks that have the ticket's own mask; another control's is where its weights are not 0."""
+
 
 def add(commands: Any) -> None:
     """The subcommand and its flags."""
@@ -68,10 +71,13 @@ def run(parsed: argparse.Namespace) -> None:
     require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
     if parsed.trained:
         params, saved = ticket_files.read_trained(stored, seed, level, parsed.network)
-        mask = {
-            name: np.asarray(leaf != 0) if leaf.ndim > 1 else np.ones(leaf.shape, bool)
-            for name, leaf in params.items()
-        }
+        if parsed.network.partition(":")[0] in SAME_MASK:  # whose kept weights may be exactly 0
+            mask = ticket_files.read_mask(stored, seed, level)
+        else:
+            mask = {
+                name: np.asarray(leaf != 0) if leaf.ndim > 1 else np.ones(leaf.shape, bool)
+                for name, leaf in params.items()
+            }
     else:
         params, mask = ticket_files.read(stored, seed, level, sweep.drawer(model))
     card = make_card(measured, seed, level, mask, parsed.network, parsed.trained)

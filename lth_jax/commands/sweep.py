@@ -21,11 +21,10 @@ from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.keys import stream
-from lth_jax.levels import Run
-from lth_jax.runs import config, memory, processes, results
+from lth_jax.runs import config, identity, memory, processes, results
 from lth_jax.runs.job import Execution, Job
 from lth_jax.runs.storage import write_text
-from lth_jax.runs.sweep import Swept, block_state, nothing, sweep
+from lth_jax.runs.sweep import Swept, block_state
 from lth_jax.search import Search
 from lth_jax.training import splits
 from lth_jax.types import Split
@@ -100,7 +99,7 @@ def program(chosen: Config, dataset: data.Dataset) -> str:
     """A digest of what a sweep computes: the traced program of a level, its constants and its sizes."""
     _, found = prepare(chosen, dataset)
     examples, watched = splits_of(chosen, dataset)
-    return search.program_digest(found, examples, watched)
+    return identity.program_digest(found, examples, watched)
 
 
 def levels_to_keep(chosen: Config) -> Sequence[int]:
@@ -124,30 +123,9 @@ def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume the sweep, and keep its tickets; the labelled results."""
     model, found = prepare(chosen, dataset)
     examples, watched = splits_of(chosen, dataset)
-    begun: list[Run] = []
-
-    def begin(seeds: Sequence[int]) -> Run:
-        begun.append(search.start_runs(found, seeds, examples, job.chunk))
-        return begun[-1]
-
     kept = levels_to_keep(chosen)
-    swept = sweep(
-        job,
-        chosen.seeds,
-        jax.eval_shape(lambda: found.begin(0)),
-        begin,
-        examples,
-        found.plan,
-        describe=records.describe,
-        keep=(lambda runs, trained: (trained.params, trained.collections)) if kept else nothing,
-        keep_levels=kept,
-        watch=watched if chosen.eval_every else {},
-        final={"train": examples} | ({} if chosen.eval_every else watched),
-        record=lambda outcome: records.record(outcome, found.plan),
-        inspect=lambda run: records.packed_masks(run, found.plan),
-    )
+    swept, rewind_to = search.run(found, job, chosen.seeds, examples, watched, kept)
     if processes.is_first():
-        rewind_to = jax.tree.map(lambda *p: np.concatenate(p), *[run.rewind_to.params for run in begun])
         write_tickets(chosen, model, found, job.folder, swept, rewind_to)
     attrs = results.attributes(
         chosen,

@@ -63,8 +63,8 @@ def band(
     """
     columns = kernel.shape[1]
     places = range(0, width - columns + 1, stride)
-    edges = [((0, 0), (x, width - columns - x), (0, 0), (0, 0)) for x in places]
-    return jnp.stack([jnp.pad(kernel, edge) for edge in edges], axis=3)
+    paddings = [((0, 0), (x, width - columns - x), (0, 0), (0, 0)) for x in places]
+    return jnp.stack([jnp.pad(kernel, padding) for padding in paddings], axis=3)
 
 
 def banded(images: Images, kernel: Kernel, strides: Sequence[int]) -> Convolved:

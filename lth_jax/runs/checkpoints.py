@@ -118,7 +118,7 @@ def restore_newest(folder: Path, like: PyTree) -> tuple[int, PyTree] | None:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
             with _checkpointer() as checkpointer:
                 tree = checkpointer.restore(place / TREE, args=ocp.args.StandardRestore(abstract))
-            return finished, jax.tree.map(_with_key, like, tree)
+            return finished, with_keys(tree, like)
         warn(f"checkpoint {place} is damaged ({problem}): left out")
     return None
 
@@ -134,9 +134,13 @@ def without_keys(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
-def _with_key(like: Any, leaf: Any) -> Any:
-    """A leaf that was read, as the typed key that it is to be."""
-    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+def with_keys(tree: PyTree, like: PyTree) -> PyTree:
+    """What :func:`without_keys` made plain, with typed keys again where ``like`` has them."""
+
+    def typed(wanted: Any, leaf: Any) -> Any:
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(wanted)) if _is_key(wanted) else leaf
+
+    return jax.tree.map(typed, like, tree)
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -270,7 +270,8 @@ def with_checkpoints(
       As :func:`sweep`.
     """
     count, finished = jax.tree.leaves(state)[0].shape[0], 0
-    state, wide = axis.spread(state), jax.tree.leaves(axis.spread(state))[0].shape[0]
+    state = axis.spread(state)
+    wide = jax.tree.leaves(state)[0].shape[0]
     saved = {
         "record": _blank(like[0], levels, wide),
         "kept": _blank(like[1], len(keep_levels), wide) if len(keep_levels) else {},

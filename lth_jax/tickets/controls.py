@@ -1,7 +1,7 @@
 """Controls: networks that differ from a run's ticket in one thing, to be trained beside it.
 
-Each function makes a ``levels.Control``, a pure function of the run. Its chance is the run's own, told apart
-by level and by ``trial``, so that several controls of one kind may stand side by side.
+Each function makes a ``levels.Control``, a pure function of the run. Its randomness is the run's own, told
+apart by level and by ``trial``, so that several controls of one kind may stand side by side.
 """
 
 from collections.abc import Callable

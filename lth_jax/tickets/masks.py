@@ -86,7 +86,7 @@ def permute(key: PRNGKey, mask: Mask, of: PyTree[bool]) -> Mask:
     """A random mask that keeps as many weights of every leaf: its entries in random order.
 
     Args:
-      key: chance.
+      key: PRNG key.
       mask: what is permuted.
       of: which leaves, from :func:`prunable`; the others are returned as they came.
     """

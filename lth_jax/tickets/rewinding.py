@@ -54,7 +54,7 @@ def shuffle(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> Param
     """Permute each prunable leaf's kept weights among themselves: same mask, same multiset of weights.
 
     Args:
-      key: chance.
+      key: PRNG key.
       mask: what is kept.
       params: the ticket's weights.
       of: which leaves to shuffle, from ``masks.prunable``.
@@ -69,7 +69,7 @@ def rearrange(key: PRNGKey, mask: Mask, params: Params, of: PyTree[bool]) -> tup
     location of a ticket's weights. :func:`shuffle` keeps the structure.
 
     Args:
-      key: chance.
+      key: PRNG key.
       mask: what is kept.
       params: the ticket's weights.
       of: which leaves, from ``masks.prunable``.
@@ -88,7 +88,7 @@ def resample(
     """Draw every weight uniformly, with replacement, from the kept weights of a ticket (D_n, document 001).
 
     Args:
-      key: chance.
+      key: PRNG key.
       mask: of the network to fill; other entries become 0.
       source_mask: of the ticket that is drawn from.
       source: the ticket's weights.

@@ -49,7 +49,7 @@ def draw_mask(key: PRNGKey, logits: Params) -> Params:
     """A mask of 0 and 1 in the logits' dtype, kept with probability σ(logit); its gradient is that of σ.
 
     Args:
-      key: chance; every leaf gets its own by position.
+      key: PRNG key; every leaf gets its own by position.
       logits: one per weight.
     """
     leaves, structure = jax.tree.flatten(logits)
@@ -134,7 +134,7 @@ def evaluate_draws(
     """Metrics of several drawn masks, whose mean is the paper's accuracy of a learned mask.
 
     Args:
-      key: chance.
+      key: PRNG key.
       logits: as learned.
       collections: of :func:`network`.
       split: examples.

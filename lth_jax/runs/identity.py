@@ -1,0 +1,80 @@
+"""What a search computes, as digests: a folder's search goes on only as the same one."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from lth_jax import levels
+from lth_jax.levels import Run
+from lth_jax.runs import checkpoints
+from lth_jax.search import Search
+from lth_jax.training import Observer
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a folder's search computes: a resumed one must be the same."""
+
+    seeds: tuple[int, ...]
+    levels: int
+    kept_levels: tuple[int, ...]
+    program: str
+    data: str
+
+
+def identify(
+    search: Search,
+    seeds: Sequence[int],
+    data: PyTree,
+    watched: Mapping[str, PyTree],
+    observe: Mapping[str, Observer] | None = None,
+    kept_levels: Sequence[int] = (),
+) -> Identity:
+    """What a search computes: seeds, levels, and digests of its program and of its data."""
+    return Identity(
+        tuple(seeds),
+        search.plan.sizes.levels,
+        tuple(kept_levels),
+        program_digest(search, data, watched, observe),
+        digest(jax.tree.leaves((data, dict(watched)))),
+    )
+
+
+def program_digest(
+    search: Search,
+    data: PyTree,
+    watched: Mapping[str, PyTree],
+    observe: Mapping[str, Observer] | None = None,
+) -> str:
+    """A digest of a level's and of a beginning's traced programs, of their constants, and of the sizes."""
+    plan, shape = search.plan, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    def level(run: Run, data: PyTree, watched: Mapping[str, PyTree]) -> Any:
+        outcomes = [
+            levels.train_network(start, data, watched, plan.recipe, observe, first=plan.first)
+            for start in levels.branch(run, plan)
+        ]
+        return levels.advance(run, outcomes[0].trained, plan, data), [o.curves for o in outcomes]
+
+    run = jax.eval_shape(lambda: search.begin(0))
+    traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))
+    started = jax.make_jaxpr(search.begin)(0, jax.tree.map(shape, data))
+    constants = checkpoints.without_keys([*traced.consts, *started.consts])
+    text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
+    sizes = jax.tree.leaves(plan.sizes.keep)
+    return digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes])
+
+
+def digest(arrays: Sequence[Any]) -> str:
+    """16 hexadecimal digits of some arrays' shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.shape}{array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
