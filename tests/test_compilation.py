@@ -1,7 +1,11 @@
 """Where compiled programs are kept; that they are found again is in ``test_memory``."""
 
+import warnings
+
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from lth_jax.commands import execution
 
@@ -48,3 +52,21 @@ def test_a_folder_that_cannot_be_made_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     execution.use_cache()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_program_half_written_by_another_process_is_compiled_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    execution.use_cache()
+    compilation_cache.reset_cache()
+    three = lambda: float(jax.jit(lambda x: jnp.sin(x) * 3 + 5)(jnp.float32(0)))  # noqa: E731
+    assert three() == 5
+    kept = [path for path in (tmp_path / "lth_jax" / "xla").iterdir() if path.name.endswith("-cache")]
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-9])
+    jax.clear_caches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        execution.use_cache()
+        assert three() == 5
+    compilation_cache.reset_cache()

@@ -6,6 +6,7 @@ several processes all of them train, and the first one writes and prints.
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +90,11 @@ def use_cache() -> None:
     JAX keeps them by what they compute, its versions and the kind and number of devices, so nothing there can
     become stale; the folder can be removed at any time. JAX's own variables go before:
     ``JAX_COMPILATION_CACHE_DIR`` names another folder, ``JAX_ENABLE_COMPILATION_CACHE=false`` does without.
+    JAX writes there in place: a process that finds what another has half written warns and compiles it.
+    The warning is left out; ``-W error`` would make it the end.
     """
+    unreadable = "Error (reading|writing) persistent compilation cache"
+    warnings.filterwarnings("ignore", message=unreadable, category=UserWarning)
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
