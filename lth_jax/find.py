@@ -21,7 +21,7 @@ from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
 from lth_jax.runs import checks, identity, processes
 from lth_jax.runs.folders import open_folder
-from lth_jax.runs.job import Execution, Job
+from lth_jax.runs.job import SPARSE, Execution, Job
 from lth_jax.search import Choices
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks, scores
@@ -118,6 +118,7 @@ def find_tickets(
     observe: Mapping[str, Observer] | None = None,
     keep_weights: bool | Sequence[int] = False,
     folder: str | Path | None = None,
+    sparse_kernels: str = "auto",
 ) -> Tickets:
     """Iterative magnitude pruning with rewinding (Frankle & Carbin 2019), all seeds at once.
 
@@ -154,6 +155,8 @@ def find_tickets(
       observe: functions of the training state, by name; what they give joins the curves.
       keep_weights: whether trained weights are kept, or of which levels.
       folder: saves after every level and goes on from there when called again; prints a line a level.
+      sparse_kernels: on a CPU, whether levels compute with kept weights alone: where it is faster (``auto``),
+        wherever possible (``on``), never (``off``).
 
     Returns:
       Where tickets start, the masks of every level, labelled results, and the weights that are kept.
@@ -167,6 +170,7 @@ def find_tickets(
     levels, epochs, batch_size = (whole_number(name, value) for name, value in numbers.items())
     eval_every = whole_number("eval_every", eval_every, 0)
     score_batch = whole_number("score_batch", score_batch, 0)
+    require(sparse_kernels in SPARSE, f"sparse_kernels {sparse_kernels}: expected {', '.join(SPARSE)}")
     rewind = rewind if isinstance(rewind, str) else whole_number("rewind", rewind, 0)
     network = models.as_network(model)
     task = task or classification()
@@ -197,8 +201,8 @@ def find_tickets(
             if processes.is_first():
                 stack.enter_context(open_folder(Path(folder), searched))
             processes.barrier("folder is open")
-        job = None if folder is None else Job(Path(folder), Execution())
-        swept, rewind_to = search.run(found, job, seeds, data, watched, kept_levels, observe)
+        job = None if folder is None else Job(Path(folder), Execution(sparse_kernels=sparse_kernels))
+        swept, rewind_to = search.run(found, job, seeds, data, watched, kept_levels, observe, sparse_kernels)
     numbers = jnp.asarray(seeds, jnp.int32)
     start, collections = jax.jit(jax.vmap(lambda seed: initial(stream(seed, "init"))))(numbers)
     attrs = {"networks": ",".join(plan.networks), "rewinds": "yes" if resets else "no"}

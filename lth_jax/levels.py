@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from lth_jax import compression
 from lth_jax.keys import stream
 from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
 from lth_jax.training import (
@@ -75,6 +76,7 @@ class Outcome(NamedTuple):
     trained: TrainState
     curves: Curves
     measured: dict[str, Metrics]  # of each split, after training
+    compressed: Int[Array, "*runs leaves"]  # into how many values; 0: held dense
 
 
 Control = Callable[[Run], Ticket]
@@ -175,6 +177,7 @@ def train_network(
     recipe: Recipe,
     observe: Mapping[str, Observer] | None = None,
     final: Mapping[str, PyTree] | None = None,
+    entries: compression.Entries | None = None,
     **options: Any,
 ) -> Outcome:
     """Train one network; those of one seed and level see the examples in one order.
@@ -186,6 +189,7 @@ def train_network(
       recipe: how.
       observe: other functions of the state to watch, by name.
       final: splits to evaluate after the last step only, by name.
+      entries: kernels to hold compressed, see ``compression.choose``; none unless given.
       **options: of :func:`training.train`.
     """
     order, noise = (stream(start.seed, name, start.level) for name in ("order", "model"))
@@ -193,15 +197,19 @@ def train_network(
     params = masks.apply(mask, params)
     fresh = not jax.tree.leaves(start.opt_state) and start.opt_state == {}
     opt_state = init_optimizer(recipe.optimizer, params, *start[:2]) if fresh else start.opt_state
-    state = TrainState(params, collections, opt_state)
-    observers = {name: evaluation(split, recipe) for name, split in watch.items()} | dict(observe or {})
+    state, dense = TrainState(params, collections, opt_state), lambda state: state
+    if entries and any(entries):
+        state, mask, recipe, dense = compression.compressed(state, mask, recipe, entries)
+    observers = {name: evaluation(split, recipe) for name, split in watch.items()}
+    observers |= {name: lambda state, look=look: look(dense(state)) for name, look in (observe or {}).items()}
     stop = None if isinstance(start.stop, dict) else start.stop
     trained, curves = train(
         order, state, mask, data, recipe, observers, model_key=noise, stop=stop, **options
     )
     measured = {name: jax.tree.map(lambda curve: curve[-1], curves.observed[name]) for name in watch}
     measured |= {name: evaluation(split, recipe)(trained) for name, split in (final or {}).items()}
-    return Outcome(start.ticket, at_evaluation(trained), curves, measured)
+    held = jnp.asarray([room or 0 for room in entries or [None] * len(jax.tree.leaves(params))], jnp.int32)
+    return Outcome(start.ticket, dense(at_evaluation(trained)), curves, measured, held)
 
 
 def init_optimizer(

@@ -259,6 +259,7 @@ def run(
     watched: Mapping[str, PyTree],
     kept_levels: Sequence[int] = (),
     observe: Mapping[str, Observer] | None = None,
+    sparse_kernels: str = "auto",
 ) -> tuple[Swept, Params]:
     """Every level of every seed's search.
 
@@ -270,6 +271,7 @@ def run(
       watched: other splits, evaluated within a level where the plan says how often, else at its end.
       kept_levels: the levels of which trained weights are kept.
       observe: functions of the training state, by name.
+      sparse_kernels: see ``sweep``.
 
     Returns:
       What was measured and kept, and the weights ``[seed, ...]`` that levels after the first start from.
@@ -290,6 +292,7 @@ def run(
         describe=records.describe,
         keep=(lambda runs, trained: (trained.params, trained.collections)) if kept_levels else nothing,
         keep_levels=kept_levels,
+        sparse_kernels=sparse_kernels,
         watch=watched if plan.recipe.eval_every else {},
         final={"train": data, **({} if plan.recipe.eval_every else watched)},
         observe=observe,

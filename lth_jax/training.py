@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lth_jax.data import Dataset
 from lth_jax.errors import whole_number
+from lth_jax.kernels import convolutions, rewriting
 from lth_jax.models import Network
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks
@@ -143,12 +144,20 @@ def train_step(
         outputs, collections = recipe.network.apply(params, state.collections, inputs, key)
         return jnp.mean(_at_least_float32(recipe.task.loss(outputs, batch))), collections
 
-    (value, collections), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, collections), gradient = value_and_grad(loss)(state.params)
     gradient = masks.apply(mask, gradient)
     masked_loss = lambda params: loss(masks.apply(mask, params))[0]  # noqa: E731
     updates, opt_state = update(recipe.optimizer, gradient, state, value, masked_loss)
     params = optax.apply_updates(state.params, masks.apply(mask, updates))
     return TrainState(params, collections, opt_state), value
+
+
+def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Params], tuple[Any, Params]]:
+    """``jax.value_and_grad``, ``has_aux``; on a CPU with convolutions as they are fast inside a loop."""
+    whole = jax.value_and_grad(loss, has_aux=True)
+    if jax.default_backend() != "cpu":
+        return whole
+    return rewriting.rewrite(whole, convolutions.in_canonical_order, [convolutions.CONVOLUTION])
 
 
 def update(

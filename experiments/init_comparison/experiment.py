@@ -122,11 +122,12 @@ def begin(seed: Any, initializer: str, config: Config, plan: levels.Plan, shapes
 
 
 def measure(outcome: levels.Outcome, plan: levels.Plan) -> dict[str, Any]:
-    """What is recorded of a level: accuracy, loss, size, and how many classes no input influences."""
+    """What is recorded: accuracy, loss, size, classes that no input influences, weights held compressed."""
     mask = outcome.ticket.mask
     kernels = [mask[name]["kernel"] for name in models.MLP.layers(len(mask) - 1)]
     lost = jnp.sum(~masks.reached(kernels), dtype=jnp.int32)
-    return {**levels.measurements(outcome, plan), "unreached_classes": lost}
+    held = jnp.sum(outcome.compressed)
+    return {**levels.measurements(outcome, plan), "unreached_classes": lost, "compressed_weights": held}
 
 
 def describe(progress: Progress) -> str:
@@ -176,6 +177,7 @@ def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
         variant=config.variant,
         **dataset.attributes,
         seconds=float(found.seconds.sum()),
+        level_seconds=json.dumps(np.round(found.seconds, 2).tolist()),
         inputs=int(np.prod(dataset.train_images.shape[1:])),
         classes=dataset.classes,
     )

@@ -22,11 +22,10 @@ from lth_jax.types import Shapes
 
 def record(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     """What is recorded of a network: its measurements and sizes, and its curves where there are some."""
-    counts = zip(
-        jax.tree.leaves(masks.counts(outcome.ticket.mask)), jax.tree.leaves(plan.prunable), strict=True
-    )
-    kept = jnp.stack([count for count, yes in counts if yes])
-    found = {"measured": {**levels.measurements(outcome, plan), "kept_weights": kept}, "curves": {}}
+    prunable = np.flatnonzero(jax.tree.leaves(plan.prunable))
+    kept = jnp.stack(jax.tree.leaves(masks.counts(outcome.ticket.mask)))
+    sizes = {"kept_weights": kept[prunable], "compressed": outcome.compressed[prunable]}
+    found = {"measured": {**levels.measurements(outcome, plan), **sizes}, "curves": {}}
     if plan.recipe.eval_every:
         found["curves"] = {
             f"{name}_{metric}_curve" if metric else f"{name}_curve": values
@@ -64,6 +63,7 @@ def labelled(
     Without controls the dimension *network* is left out. Where there is a validation split and there are
     curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the other
     curves there. ``diverged`` marks networks whose loss is not finite, and those of the levels after.
+    ``compressed`` is as how many values a layer was held while it was trained, 0 where it was held dense.
     """
     leaves = zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(plan.prunable), strict=True)
     layers = {"/".join(masks.path_names(path)): leaf.size for (path, leaf), yes in leaves if yes}

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lth_jax import data
 from lth_jax.analysis import tables
+from lth_jax.cache import cache_folder
 from lth_jax.runs import axis, processes, progress, results
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import Execution, Job
@@ -99,8 +100,7 @@ def use_cache() -> None:
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     with contextlib.suppress(OSError, RuntimeError):  # no home, no room: compile every time
-        chosen = os.environ.get("XDG_CACHE_HOME", "")
-        folder = (Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache") / "lth_jax" / "xla"
+        folder = cache_folder("xla")
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -8,6 +8,7 @@ from lth_jax.errors import require
 from lth_jax.runs import config, results
 
 LOGS = ("json", "tensorboard")
+SPARSE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Execution:
     chunk: int = config.option(0, "runs vectorised inside one device; 0 chooses by device and free memory")
     block: int = config.option(0, "runs carried from level to level together; 0 chooses by memory")
     distributed: bool = config.option(False, "one of the processes that SLURM, Kubernetes … have started")
+    sparse_kernels: str = config.option(
+        "auto",
+        "on a CPU, compute with kept weights alone: where it is faster, wherever possible, never",
+        SPARSE,
+    )
     log: str = config.option("json", "log.jsonl, a line a level; or TensorBoard's scalars too", LOGS)
 
     def __post_init__(self) -> None:

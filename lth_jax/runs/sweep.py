@@ -1,21 +1,25 @@
 """Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from lth_jax import compression
 from lth_jax.errors import InputError
 from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
-from lth_jax.runs import axis, checkpoints, checks, memory, processes, signals
+from lth_jax.runs import axis, checkpoints, checks, memory, processes, signals, speed
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Describe, Progress, reporting
 from lth_jax.training import Observer, TrainState
+from lth_jax.types import Mask
 
 Splits = Mapping[str, PyTree]
 Record = Callable[[Outcome], PyTree]
@@ -55,6 +59,7 @@ def run_levels(
     inspect: Inspect = nothing,
     mesh: Mesh | None = None,
     chunk: int | None = None,
+    choose: speed.Choose = speed.never,
 ) -> Iterator[Level]:
     """Take many runs, a leading axis on every leaf, through their levels.
 
@@ -71,6 +76,7 @@ def run_levels(
       inspect: what to keep of each run as it is before a level's training.
       mesh: devices, all by default.
       chunk: networks vectorised inside one device, see ``axis.map_runs``.
+      choose: which kernels a level holds compressed, see ``speed.decide``.
 
     Raises:
       ValueError: runs, examples and plan do not fit together, see ``checks``.
@@ -80,9 +86,18 @@ def run_levels(
     levels = plan.sizes.levels if levels is None else levels
     checks.check_levels(levels, plan)
     checks.check_all(runs, data, {**watch, **final}, plan)
-    one = _network_function(plan, observe, record)
-    mesh = mesh or axis.run_mesh()
-    train, count = axis.map_runs(one, mesh, chunk), len(plan.networks)
+    mesh, count = mesh or axis.run_mesh(), len(plan.networks)
+    steps = runs.seed.shape[0] * count * (plan.recipe.steps - plan.first) / mesh.size
+
+    def compressed(starts: Start) -> compression.Entries | None:
+        if choose is speed.never and not processes.several():  # other machines may choose otherwise
+            return None
+        return tuple(processes.smallest(room or 0) or None for room in choose(most_kept(starts), steps))
+
+    @functools.cache  # a level is another program only where something else is compressed
+    def train(entries: compression.Entries | None) -> Callable[..., tuple[TrainState, PyTree]]:
+        return axis.map_runs(_network_function(plan, observe, record, entries), mesh, chunk)
+
     prune = axis.map_runs(lambda pair, data: advance(pair[0], pair[1], plan, data), mesh, chunk)
     before = axis.on_own_runs(lambda runs: _branched(runs, plan, inspect), mesh)
     apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
@@ -92,20 +107,33 @@ def run_levels(
     runs = axis.spread(runs, mesh) if processes.several() else axis.to_first_device(runs, mesh)
     for _ in range(int(processes.gather(runs.level)[0]), levels):
         starts, inspected = before(runs)
-        trained, networks = apart(train(starts, *shared))
+        trained, networks = apart(train(compressed(starts))(starts, *shared))
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
         checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
         yield Level(runs, networks, inspected, trained)
 
 
+@jax.jit
+def _counts(mask: Mask) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=range(1, leaf.ndim), dtype=jnp.int32), mask)
+
+
+def most_kept(starts: Start) -> list[int]:
+    """The most weights that any of some stacked networks keeps in each leaf of its parameters."""
+    return [int(np.max(leaf)) for leaf in jax.tree.leaves(processes.gather(_counts(starts.ticket.mask)))]
+
+
 def _network_function(
-    plan: Plan, observe: Mapping[str, Observer] | None, record: Record | None
+    plan: Plan,
+    observe: Mapping[str, Observer] | None,
+    record: Record | None,
+    entries: compression.Entries | None = None,
 ) -> Callable[..., tuple[TrainState, PyTree]]:
     """What becomes of one network at a level: its state, and what is recorded of it."""
     record = record or (lambda outcome: measurements(outcome, plan))
 
     def one(start: Start, data: PyTree, watch: Splits, final: Splits) -> tuple[TrainState, PyTree]:
-        outcome = train_network(start, data, watch, plan.recipe, observe, final, first=plan.first)
+        outcome = train_network(start, data, watch, plan.recipe, observe, final, entries, first=plan.first)
         carried = plan.optimizer == "carried"
         state = outcome.trained if carried else outcome.trained._replace(opt_state={})
         return state, record(outcome)
@@ -170,6 +198,7 @@ def sweep(
     name: Callable[[Any], str] = lambda label: f"seed {label}",
     keep: Keep = nothing,
     keep_levels: Sequence[int] = (),
+    sparse_kernels: str = "auto",
     **options: Any,
 ) -> Swept:
     """Take runs through all levels, saving after each; what was begun before goes on where it stopped.
@@ -189,6 +218,8 @@ def sweep(
       name: what a log calls a run.
       keep: what to keep of some levels besides the record: of the runs after them and of what was trained.
       keep_levels: of which levels.
+      sparse_kernels: how it is chosen what is held compressed, see ``speed.decide``; the job's choice
+        where there is a job.
       **options: ``watch``, ``final``, ``observe``, ``record`` and ``inspect`` of :func:`run_levels`.
 
     Returns:
@@ -204,6 +235,11 @@ def sweep(
     found = []
     for split, examples in {"training": data, **options.get("watch", {}), **options.get("final", {})}.items():
         checks.check_examples(split, examples, one.ticket.params, one.ticket.collections, plan.recipe)
+    decision = _decide(
+        one, data, plan, levels, len(labels), job.execution.sparse_kernels if job else sparse_kernels
+    )
+    if job and decision.line:
+        print(decision.line, flush=True)
     places = job and (job.checkpoints / part.replace(" ", "_") if part else job.checkpoints)
     chunk, size = (job.chunk, job.execution.block) if job else (None, 0)
     for place, block in blocks(places, labels, block_state(one, plan), size):
@@ -215,7 +251,7 @@ def sweep(
         shapes = (like.networks, like.inspected), jax.eval_shape(keep, like.runs, like.trained)
 
         def play(runs: Run) -> Iterator[tuple[Run, PyTree, PyTree]]:
-            for level in run_levels(runs, data, plan, levels, chunk=chunk, **options):
+            for level in run_levels(runs, data, plan, levels, chunk=chunk, choose=decision.choose, **options):
                 kept = keep(level.runs, level.trained) if int_level(level.runs) - 1 in keep_levels else None
                 yield level.runs, (level.networks, level.inspected), kept
 
@@ -225,6 +261,20 @@ def sweep(
                 with_checkpoints(place, runs, shapes, play, levels, report, keep_levels, plan.networks)
             )
     return Swept(*joined(found))
+
+
+def _decide(
+    one: Run, data: PyTree, plan: Plan, levels: int, runs: int, sparse_kernels: str
+) -> speed.Decision:
+    """How the levels of a sweep choose what they hold compressed."""
+    ticket, recipe = one.ticket, plan.recipe
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((recipe.batch_size, *leaf.shape[1:]), leaf.dtype), data
+    )
+    networks = runs * len(plan.networks) / jax.device_count()
+    steps = networks * levels * (recipe.steps - plan.first)
+    wanted = "off" if plan.optimizer == "carried" or processes.several() else sparse_kernels
+    return speed.decide(recipe, ticket.params, plan.prunable, ticket.collections, batch, steps, wanted)
 
 
 def int_level(runs: Run) -> int:
