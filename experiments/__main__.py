@@ -3,8 +3,7 @@
 import importlib
 import sys
 
-from experiments import cli
-from lth_jax.errors import fail
+from lth_jax.__main__ import stop_at_once
 
 EXPERIMENTS = {
     "init_comparison": "initializations compared for finding tickets (document 000)",
@@ -20,6 +19,10 @@ COMMANDS = {"report": "all results on one page, with every claim's verdict, and 
 
 def main() -> None:
     """Hand the rest of the command line to the experiment named first."""
+    from experiments import cli
+    from lth_jax.errors import fail, write_any_text
+
+    write_any_text()
     names = "\n".join(f"  {name:22} {what}" for name, what in {**EXPERIMENTS, **COMMANDS}.items())
     usage = f"usage: python -m experiments NAME [--help] [flags]\n\n{names}"
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
@@ -31,8 +34,9 @@ def main() -> None:
         return
     if name not in EXPERIMENTS:
         fail(f"unknown experiment {name!r}; expected one of {', '.join([*EXPERIMENTS, *COMMANDS])}")
-    cli.main(cli.find(name), arguments)
+    cli.main(cli.find(name), arguments, leave=True)
 
 
 if __name__ == "__main__":
+    stop_at_once()
     main()

@@ -79,14 +79,16 @@ def find(name: str) -> Experiment:
     return Experiment(name, **found)
 
 
-def main(experiment: Experiment, arguments: Sequence[str]) -> None:
+def main(experiment: Experiment, arguments: Sequence[str], leave: bool = False) -> None:
     """Run an experiment from the command line; what goes wrong is one line on standard error.
+
+    With ``leave`` it is the whole program, see ``exits.exit_on_error``.
 
     Exit codes: 0 done, 2 wrong input, 1 no room on the disk or in memory, 130 or 143 stopped by Ctrl-C or
     SIGTERM. After 1, 130 and 143 the same command goes on from what is saved.
     """
     again = f"to go on: {shlex.join(['python', '-m', 'experiments', experiment.name, *arguments])}"
-    with exits.exit_on_error(again):
+    with exits.exit_on_error(again, leave):
         settings, execution = parse(experiment, arguments)
         run(experiment, settings, execution)
 

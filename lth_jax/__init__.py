@@ -1,21 +1,26 @@
 """Lottery-ticket sweeps over seeds and initializations as one compiled JAX program.
 
 Functions describe one run; ``lth_jax.runs.axis`` gives them the run axis. The names below are what most
-programs need; everything else is a module away.
+programs need; everything else is a module away. They are imported when they are first used, so that importing
+``lth_jax`` costs nothing.
 """
 
-from lth_jax import data, initializers, keys, levels, models, tasks, training
-from lth_jax.analysis.ticket_files import load_ticket
-from lth_jax.find import Tickets, find_tickets
-from lth_jax.keys import stream
-from lth_jax.levels import Plan, Run, Ticket, begin
-from lth_jax.models import MLP, Network, from_flax, from_linen, from_nnx, parameter_shapes
-from lth_jax.runs import axis
-from lth_jax.runs.sweep import run_levels
-from lth_jax.tasks import Task
-from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
-from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
-from lth_jax.types import Mask, Metrics, Params, Split
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lth_jax import data, initializers, keys, levels, models, tasks, training
+    from lth_jax.analysis.ticket_files import load_ticket
+    from lth_jax.find import Tickets, find_tickets
+    from lth_jax.keys import stream
+    from lth_jax.levels import Plan, Run, Ticket, begin
+    from lth_jax.models import MLP, Network, from_flax, from_linen, from_nnx, parameter_shapes
+    from lth_jax.runs import axis
+    from lth_jax.runs.sweep import run_levels
+    from lth_jax.tasks import Task
+    from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
+    from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
+    from lth_jax.types import Mask, Metrics, Params, Split
 
 __all__ = [
     "MLP",
@@ -58,3 +63,62 @@ __all__ = [
     "train_step",
     "training",
 ]
+
+_HOMES = {
+    "lth_jax.analysis.ticket_files": ("load_ticket",),
+    "lth_jax.find": (
+        "Tickets",
+        "find_tickets",
+    ),
+    "lth_jax.keys": ("stream",),
+    "lth_jax.levels": (
+        "Plan",
+        "Run",
+        "Ticket",
+        "begin",
+    ),
+    "lth_jax.models": (
+        "MLP",
+        "Network",
+        "from_flax",
+        "from_linen",
+        "from_nnx",
+        "parameter_shapes",
+    ),
+    "lth_jax.runs.sweep": ("run_levels",),
+    "lth_jax.tasks": ("Task",),
+    "lth_jax.training": (
+        "Recipe",
+        "TrainState",
+        "evaluate",
+        "splits",
+        "train",
+        "train_step",
+    ),
+    "lth_jax.types": (
+        "Mask",
+        "Metrics",
+        "Params",
+        "Split",
+    ),
+}
+"""Where the names are that are no modules."""
+_MODULES = {
+    "lth_jax.runs": ("axis",),
+    "lth_jax.tickets": ("masks", "pruning", "rewinding", "schedules", "scores"),
+}
+"""Where the modules are that are not here."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    if name in __all__:
+        folder = next((folder for folder, names in _MODULES.items() if name in names), "lth_jax")
+        return importlib.import_module(f"{folder}.{name}")
+    raise AttributeError(f"module 'lth_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

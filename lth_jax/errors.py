@@ -1,6 +1,8 @@
 """What goes wrong, in one line: the two errors that users meet, and how they are said."""
 
+import codecs
 import errno
+import io
 import operator
 import os
 import sys
@@ -23,6 +25,30 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
         known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
         reason = next((text for text in known if text in str(error)), " ".join(str(error).split())[:200])
     return StorageError(f"{path} cannot be written: {reason}; what was saved before it is whole")
+
+
+PLAIN = dict(zip("×–−’²", "x--'2", strict=True)) | {
+    "±": "+/-",
+    "θ": "theta",
+    "…": "...",
+    "→": "->",
+    "σ": "sigma",
+}
+"""How characters are written where an output's encoding has none for them; all others become ``?``."""
+
+
+def write_any_text() -> None:
+    """Let standard output and error write any text, whatever their encoding: nobody's sweep ends by a ±."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(PLAIN.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("lth_jax", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lth_jax")
 
 
 def require(condition: bool, message: str) -> None:

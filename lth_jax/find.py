@@ -19,6 +19,7 @@ from lth_jax.analysis import records
 from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
+from lth_jax.places import user_path
 from lth_jax.runs import checks, identity, processes
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import SPARSE, Execution, Job
@@ -194,14 +195,15 @@ def find_tickets(
     kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
     for level in kept_levels:
         require(0 <= level < levels, f"keep_weights {level}: expected levels from 0 to {levels - 1}")
+    folder = None if folder is None else user_path(folder)
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(processes.first_prints())
             searched = identity.identify(found, seeds, data, watched, observe, kept_levels)
             if processes.is_first():
-                stack.enter_context(open_folder(Path(folder), searched))
+                stack.enter_context(open_folder(folder, searched))
             processes.barrier("folder is open")
-        job = None if folder is None else Job(Path(folder), Execution(sparse_kernels=sparse_kernels))
+        job = None if folder is None else Job(folder, Execution(sparse_kernels=sparse_kernels))
         swept, rewind_to = search.run(found, job, seeds, data, watched, kept_levels, observe, sparse_kernels)
     numbers = jnp.asarray(seeds, jnp.int32)
     start, collections = jax.jit(jax.vmap(lambda seed: initial(stream(seed, "init"))))(numbers)

@@ -124,6 +124,9 @@ README = {
     "kills survived": r"(\d+)\s+kills",
     "damaged files survived": r"(\d+)\s+damaged\s+files",
     "malformed inputs refused": r"(\d+)\s+malformed\s+inputs",
+    "signals survived": r"(\d+)\s+signals",
+    "mutated files read or refused": r"(\d+)\s+mutated\s+files",
+    "random sweeps": r"(\d+)\s+random\s+sweeps",
 }
 
 

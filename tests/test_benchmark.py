@@ -63,9 +63,14 @@ def test_the_groups():
             "LeNet-300-100 ×1, batch 60: ours, 1 runs",
             "LeNet-300-100 ×1, batch 60: ours, 11 runs",
             "LeNet-300-100 ×1, batch 60: ours, 88 runs",
+            "LeNet-300-100 ×1, batch 60: ours, 11 runs, 20 levels",
             "LeNet-300-100 ×1, batch 60: PyTorch",
             "LeNet-300-100 ×1, batch 60: PyTorch per core",
             "LeNet-300-100 ×1, batch 60: PyTorch vmap, 11 runs",
+        ],
+        [
+            f"LeNet-300-100 ×1, batch 60, by weights kept: ours, 11 runs, {share} kept"
+            for share in ("100.0%", "51.2%", "32.8%", "21.0%", "13.4%", "6.9%", "5.5%", "2.8%", "1.4%")
         ],
         [
             "LeNet-300-100 ×2, batch 60: ours, 11 runs",
@@ -87,7 +92,15 @@ def test_the_groups():
     ]
     alone = cases.groups(*arguments, torch=False)
     assert {case.side for group in alone for case in group} == {cases.OURS, cases.PATCHES}
-    assert [len(group) for group in cases.groups((20,), (1,), (60,), (), 9, torch=False)] == [1]
+    assert [len(group) for group in cases.groups((20,), (1,), (60,), (), 9, torch=False)] == [2, 9]
+    own = cases.groups((20,), (1,), (60,), (), 9, torch=True, own=(cases.CNN, cases.CONV2))[2:]
+    assert [[case.label for case in group] for group in own] == [
+        [
+            f"{model} ×1, batch {batch}: {side}"
+            for side in ("ours, 4 runs", "plain jitted loop", "PyTorch", "PyTorch per core")
+        ]
+        for model, batch in (("CNN 16-32", 100), ("Conv-2", 60))
+    ]
 
 
 RATES = {cases.PRODUCT: 1e11, cases.COPY: 1e10, cases.COPY_STATE: 1e11, cases.PATCHES: 5.0}
@@ -97,15 +110,17 @@ RATES = {cases.PRODUCT: 1e11, cases.COPY: 1e10, cases.COPY_STATE: 1e11, cases.PA
 def invented(group, config, problems, libraries):
     """Stands for ``measure_group``: the repeats differ by a per mille."""
     libraries.add("jax 1.2.3")
-    slower = {cases.MLP: 1.0, cases.LENET5: 0.01}
-    rates = RATES | {cases.OURS: 1000.0, cases.EAGER: 250.0, cases.PER_CORE: 500.0}
+    slower = {cases.MLP: 1.0, cases.LENET5: 0.01, cases.CNN: 0.1, cases.CONV2: 0.05}
+    rates = RATES | {cases.OURS: 1000.0, cases.EAGER: 250.0, cases.PER_CORE: 500.0, cases.PLAIN: 800.0}
     records = []
     for case in group:
         record = {"case": case, "rates": [np.nan] * config.repeats}
         if case.side == cases.VMAP:
             problems.append(f"{case.label}: out of memory")
         else:
-            factor = slower.get(case.model, 1.0) if case.side in (cases.OURS, *cases.TORCH) else 1.0
+            trained = (cases.OURS, cases.PLAIN, *cases.TORCH)
+            factor = slower.get(case.model, 1.0) if case.side in trained else 1.0
+            factor *= {cases.ALL_LEVELS: 1.6, cases.LEVELS[13]: 4.1}.get(case.kept, 1.0)
             varied = 1 + np.arange(config.repeats) / 1000
             record["rates"] = (rates[case.side] * factor * varied).tolist()
             record |= {"compile_seconds": 1.5, "ready_seconds": 4.0, "peak_memory": 2e8}
@@ -123,6 +138,7 @@ def torch_is_there(monkeypatch, there):
 
 
 FLAGS = ["--runs", "1,11", "--widths", "1", "--batches", "60", "--lenet5-runs", "2", "--repeats", "3"]
+FLAGS += ["--own", cases.CNN]
 
 
 @pytest.fixture
@@ -141,7 +157,9 @@ def test_the_record(finished):
 
     written = json.loads((finished / "benchmark.json").read_text(), parse_constant=refuse)
     found = {case["label"]: case for case in written["cases"]}
-    assert len(found) == 3 + 5 + 5
+    assert len(found) == 3 + 6 + 9 + 5 + 4
+    level = found["LeNet-300-100 ×1, batch 60, by weights kept: ours, 11 runs, 5.5% kept"]
+    assert (level["rate"], level["gflops"]) == (pytest.approx(4104.1), None)  # what is left out is no work
     ours = found["LeNet-300-100 ×1, batch 60: ours, 11 runs"]
     assert ours["rate"] == pytest.approx(1001.0)
     assert ours["gflops"] == pytest.approx(67.608 * 1.001)
@@ -188,11 +206,12 @@ def test_the_targets_are_judged(finished):
     report = (finished / "report.md").read_text()
     claims = (finished / "claims.csv").read_text().splitlines()[1:]
     verdicts = {line.split(",")[0]: line for line in claims}
-    assert list(verdicts) == ["mlp_torch", "mlp_peak", "lenet5_torch"]
-    # Invented as 2 times PyTorch, 67.6 % of the peak, 2 times PyTorch, whatever the repeat.
+    names = ["sweep_torch", "level_dense", "mlp_torch", "mlp_peak", "lenet5_torch", "cnn_torch", "cnn_loop"]
+    assert list(verdicts) == names
+    # Invented as 3.2, 4.1, 2 times PyTorch, 67.6 % of the peak, 2 and 2 times PyTorch, 1.25 times the loop.
     assert all(",supported," in line for line in verdicts.values())
     assert "Not measured" in report
-    assert (finished / "figures" / "growth.png").stat().st_size > 1000
+    assert {path.name for path in (finished / "figures").iterdir()} == {"growth.png", "cost.png"}
 
 
 def test_slower_than_the_target_is_not_supported(monkeypatch, finished):
@@ -223,8 +242,8 @@ def test_a_stopped_benchmark_goes_on_with_the_groups_that_are_left(monkeypatch, 
     before = list(asked)
     capsys.readouterr()
     cli.main(cli.find("benchmark"), [*FLAGS, "--out", str(out)])
-    assert asked[len(before) :] == [cases.LENET5]
-    assert capsys.readouterr().out.count("(from before)") == len(before) - 1 == 2
+    assert asked[len(before) :] == [cases.LENET5, cases.CNN]
+    assert capsys.readouterr().out.count("(from before)") == len(before) - 1 == 3
     ours, theirs = (json.loads((folder / "benchmark.json").read_text()) for folder in (out, finished))
     assert ours["cases"] == theirs["cases"]
     assert ours["problems"] == theirs["problems"]
@@ -282,6 +301,20 @@ def test_a_group_is_measured_by_a_worker_of_its_own(monkeypatch):
     assert process.returncode is not None, "it has ended"
 
 
+@pytest.mark.parametrize(
+    ("side", "model", "kept"),
+    [
+        (cases.OURS, cases.MLP, cases.ALL_LEVELS),
+        (cases.OURS, cases.MLP, 0.0144),
+        (cases.OURS, cases.CNN, cases.HALF),
+        (cases.PLAIN, cases.CNN, cases.HALF),
+        (cases.OURS, cases.CONV2, cases.HALF),
+    ],
+)
+def test_every_kind_of_case_is_measured(side, model, kept):
+    measured_tiny(cases.Case(side, runs=1, kept=kept, **{**TINY, "model": model}), repeats=1)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("side", cases.TORCH)
 def test_pytorch_is_measured_by_workers_of_its_own(side):
@@ -325,4 +358,4 @@ def test_quick_is_smaller_than_paper():
     )
     assert quick.repeats * quick.seconds < paper.repeats * paper.seconds
     assert set(quick.runs) < set(paper.runs)
-    assert cases.Case._fields[:6] == benchmark_measures.CASE_FIELDS
+    assert cases.Case._fields[:7] == benchmark_measures.CASE_FIELDS

@@ -240,7 +240,12 @@ def test_sparse_inference_is_dense_inference(place, call, monkeypatch):
     kernels = sparsity.sparse_kernels(params, mask)
     assert {name: kernel.nse for name, kernel in kernels.items()} == {"hidden_0": 4014, "output": 51}
     size = sum(kernel.data.nbytes + kernel.indices.nbytes for kernel in kernels.values())
-    assert sparsity.sizes(files.flat(jax.tree.map(np.asarray, mask)))["bcoo"] == size + 4 * (8 + 10)
+    flat = [files.flat(jax.tree.map(np.asarray, tree)) for tree in (mask, params)]
+    assert sparsity.sizes(*flat)["bcoo"] == size + 4 * (8 + 10)
+    halves = {name: leaf.astype(jnp.bfloat16) for name, leaf in flat[1].items()}
+    whole, half = sparsity.sizes(*flat), sparsity.sizes(flat[0], halves)
+    assert half["dense"] == whole["dense"] // 2
+    assert whole["csr"] - half["csr"] == 2 * (4014 + 51 + 8 + 10)
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.ndim == 2 else leaf, params)
     found = sparsity.forward_sparse(network, kernels, broken, {}, images)  # dense kernels are not looked at
     np.testing.assert_allclose(found, network.apply(params, {}, images, None)[0], rtol=1e-5, atol=1e-6)

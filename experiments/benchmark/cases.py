@@ -7,12 +7,39 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MLP, LENET5 = "LeNet-300-100", "LeNet-5"
-IMAGE_SHAPES = {MLP: (28, 28, 1), LENET5: (32, 32, 3)}
+MLP, LENET5, CNN, CONV2 = "LeNet-300-100", "LeNet-5", "CNN 16-32", "Conv-2"
 CLASSES = 10
+
+
+class Spec(NamedTuple):
+    """A model: the images it takes, its convolutions, and the widths of its hidden dense layers."""
+
+    image: tuple[int, int, int]
+    filters: tuple[int, ...] = ()
+    window: int = 5
+    padded: bool = False  # a convolution's output is as large as its input
+    pooled: tuple[bool, ...] = ()  # behind which convolutions 2×2 blocks become one
+    norm: bool = False  # batch norm behind every convolution
+    hidden: tuple[int, ...] = ()
+
+
+SPECS = {
+    MLP: Spec((28, 28, 1), hidden=(300, 100)),
+    LENET5: Spec((32, 32, 3), (6, 16), pooled=(True, True), hidden=(120, 84)),
+    CNN: Spec((32, 32, 3), (16, 32), 3, True, (True, True), norm=True),
+    CONV2: Spec((32, 32, 3), (64, 64), 3, True, (False, True), hidden=(256, 256)),
+}
+"""The last two as users write them, of plain ``nn.Conv``; Conv-2 is Frankle & Carbin's (2019)."""
+USUAL_BATCH = {MLP: 60, LENET5: 1024, CNN: 100, CONV2: 60}
+LEVELS = tuple(0.8**level for level in range(20))
+"""The shares of its weights that E1 keeps, level by level."""
+SHOWN = tuple(LEVELS[level] for level in (0, 3, 5, 7, 9, 12, 13, 16, 19))
+ALL_LEVELS = 0.0
+"""Stands for all of ``LEVELS``, one after the other in one call."""
+HALF = 0.5
 LEARNING_RATE = 1.2e-3
 
-OURS, PATCHES = "ours", "ours, patches"
+OURS, PATCHES, PLAIN = "ours", "ours, patches", "plain jitted loop"
 EAGER, PER_CORE, VMAP = "PyTorch", "PyTorch per core", "PyTorch vmap"
 TORCH = (EAGER, PER_CORE, VMAP)
 PRODUCT, COPY, COPY_STATE = "matrix product", "copy", "copy in cache"
@@ -25,7 +52,7 @@ TIMES_TORCH, SHARE_OF_PEAK = 1.9, 0.65
 """LeNet-300-100's targets on two cores: times PyTorch's best deployment, share of the matrix peak."""
 
 FEWEST_STEPS = 2
-USUAL_SHARES = {MLP: 0.6, LENET5: 0.12}
+USUAL_SHARES = {MLP: 0.6, LENET5: 0.12, CNN: 0.2, CONV2: 0.3}
 """Share of the matrix peak that a guess of a call's length starts from; it decides no result."""
 
 
@@ -38,28 +65,31 @@ class Case(NamedTuple):
     batch: int = 0
     runs: int = 1
     steps: int = 0  # of each run in one call; 0 where a call is one step
+    kept: float = HALF  # share of every kernel's weights; or ``ALL_LEVELS``
     examples: int = 0
 
     @property
     def group(self) -> str:
-        """Cases of a group do the same work; they are measured in turn and compared."""
-        return f"{self.model} ×{self.width}, batch {self.batch}" if self.model else "the machine"
+        """Cases of a group do the same work, or are of one table; they are measured in turn and compared."""
+        several = "" if self.kept in (HALF, ALL_LEVELS) else ", by weights kept"
+        return f"{self.model} ×{self.width}, batch {self.batch}{several}" if self.model else "the machine"
 
     @property
     def label(self) -> str:
         """The case in words, unique in a benchmark."""
         runs = f", {self.runs} runs" if self.side in (OURS, PATCHES, VMAP) else ""
-        return f"{self.group}: {self.side}{runs}"
+        kept = f", {self.kept:.1%} kept" if self.kept else f", {len(LEVELS)} levels"
+        return f"{self.group}: {self.side}{runs}{'' if self.kept == HALF else kept}"
 
 
 def hidden_widths(case: Case) -> tuple[int, ...]:
     """Widths of the hidden dense layers."""
-    return tuple(case.width * units for units in ((300, 100) if case.model == MLP else (120, 84)))
+    return tuple(case.width * units for units in SPECS[case.model].hidden)
 
 
 def filters(case: Case) -> tuple[int, ...]:
-    """Numbers of 5×5 filters, none in a perceptron."""
-    return () if case.model == MLP else (6 * case.width, 16 * case.width)
+    """Numbers of filters, none in a perceptron."""
+    return tuple(case.width * features for features in SPECS[case.model].filters)
 
 
 class Layer(NamedTuple):
@@ -72,12 +102,13 @@ class Layer(NamedTuple):
 
 def layers(case: Case) -> list[Layer]:
     """The model's layers from first to last; a convolution's positions are the places of its window."""
-    side, _, channels = IMAGE_SHAPES[case.model]
+    spec = SPECS[case.model]
+    side, _, channels = spec.image
     found = []
-    for features in filters(case):
-        side -= 4
-        found.append(Layer(side**2, 25 * channels, features))
-        side, channels = side // 2, features
+    for features, pooled in zip(filters(case), spec.pooled, strict=True):
+        side -= 0 if spec.padded else spec.window - 1
+        found.append(Layer(side**2, spec.window**2 * channels, features))
+        side, channels = side // 2 if pooled else side, features
     widths = (side**2 * channels, *hidden_widths(case), CLASSES)
     return found + [Layer(1, a, b) for a, b in itertools.pairwise(widths)]
 
@@ -96,8 +127,9 @@ def step_flops(case: Case) -> int:
 
 
 def parameter_count(case: Case) -> int:
-    """Weights and biases."""
-    return sum(layer.inputs * layer.outputs + layer.outputs for layer in layers(case))
+    """Weights and biases; scales and shifts of batch norm."""
+    norms = 2 * sum(filters(case)) if SPECS[case.model].norm else 0
+    return norms + sum(layer.inputs * layer.outputs + layer.outputs for layer in layers(case))
 
 
 def step_bytes(case: Case) -> int:
@@ -111,6 +143,7 @@ def step_bytes(case: Case) -> int:
 def steps_per_call(case: Case, seconds: float, peak: float) -> int:
     """Steps of every run in a call of about ``seconds``, guessed from the measured matrix peak (FLOP/s)."""
     guess = seconds * USUAL_SHARES[case.model] * peak / (step_flops(case) * case.runs)
+    guess /= len(LEVELS) / 2 if case.kept == ALL_LEVELS else 1
     return max(FEWEST_STEPS, round(guess))
 
 
@@ -121,6 +154,7 @@ def groups(
     lenet5_runs: Sequence[int],
     examples: int,
     torch: bool,
+    own: Sequence[str] = (),
 ) -> list[list[Case]]:
     """All cases but the peaks, in the groups that are measured in turn.
 
@@ -131,6 +165,7 @@ def groups(
       lenet5_runs: numbers of LeNet-5s at once, batch 1024; none leaves it out.
       examples: in the data set.
       torch: whether PyTorch is measured too.
+      own: models as users write them, ``CNN`` and ``CONV2``: as a sweep and as a plain jitted loop.
     """
     some = max((r for r in runs if r <= 11), default=min(runs))
 
@@ -139,10 +174,16 @@ def groups(
         cases = [*ours, *(theirs if torch else [])]
         return [c._replace(model=model, width=width, batch=batch, examples=examples) for c in cases]
 
-    found = [group(MLP, 1, batches[0], [Case(OURS, runs=r) for r in runs], some)]
+    mlps = [*(Case(OURS, runs=r) for r in runs), Case(OURS, runs=some, kept=ALL_LEVELS)]
+    found = [group(MLP, 1, batches[0], mlps, some)]
+    levels = [Case(OURS, MLP, 1, batches[0], some, examples=examples, kept=kept) for kept in SHOWN]
+    found.append(levels)
     found += [group(MLP, width, batches[0], [Case(OURS, runs=some)], 0) for width in widths if width != 1]
     found += [group(MLP, 1, batch, [Case(OURS, runs=some)], 0) for batch in batches[1:]]
     if lenet5_runs:
         ours = [Case(OURS, runs=r) for r in lenet5_runs] + [Case(PATCHES, runs=max(lenet5_runs))]
         found.append(group(LENET5, 1, 1024, ours, max(lenet5_runs)))
+    for model in own:
+        ours = [Case(OURS, runs=4), Case(PLAIN)]
+        found.append(group(model, 1, USUAL_BATCH[model], ours, 0))
     return found

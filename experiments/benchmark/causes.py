@@ -14,7 +14,8 @@ from lth_jax.kernels import convolutions
 
 def dense(measured: xr.Dataset) -> list[dict[str, Any]]:
     """The records of LeNet-300-100 at its own width."""
-    return [r for r in records(measured) if (r["model"], r["width"]) == (cases.MLP, 1) and r["rate"]]
+    half = [r for r in records(measured) if r["kept"] == cases.HALF and r["rate"]]
+    return [r for r in half if (r["model"], r["width"]) == (cases.MLP, 1)]
 
 
 def usual_batch(table: list[dict[str, Any]]) -> int:
@@ -93,7 +94,7 @@ def banded_flops(case: cases.Case) -> int:
     A piece of a row of the output comes from as many columns as the piece has and four more, in each of five
     rows, where the convolution needs five columns.
     """
-    side, extra = cases.IMAGE_SHAPES[case.model][0], 0
+    side, extra = cases.SPECS[case.model].image[0], 0
     for index, layer in enumerate(cases.layers(case)[: len(cases.filters(case))]):
         side -= 4
         piece = convolutions.piece_width(side)

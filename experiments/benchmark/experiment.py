@@ -56,6 +56,9 @@ class Config:
     )
     lenet5_runs: tuple[int, ...] = option((1, 11), "LeNet-5s at once, batch 1024; empty leaves LeNet-5 out")
     examples: int = option(60_000, "images in memory")
+    own: tuple[str, ...] = option(
+        (cases.CNN, cases.CONV2), "networks as users write them, of plain nn.Conv", (cases.CNN, cases.CONV2)
+    )
     torch: bool = option(True, "measure PyTorch too, where it is installed")
 
     def __post_init__(self) -> None:
@@ -71,7 +74,14 @@ class Config:
             require(all(value >= 1 for value in values), f"{text}: each must be at least 1")
 
 
-QUICK = {"repeats": 3, "seconds": 1.0, "runs": (1, 11), "widths": (1, 2), "batches": (60, 240)}
+QUICK = {
+    "repeats": 3,
+    "seconds": 1.0,
+    "runs": (1, 11),
+    "widths": (1, 2),
+    "batches": (60, 240),
+    "own": (cases.CNN,),
+}
 PRESETS: Mapping[str, Mapping[str, Any]] = {"quick": {**QUICK, "lenet5_runs": (2,)}, "paper": {}}
 
 
@@ -155,7 +165,15 @@ def train(config: Config, job: Job, dataset: None) -> xr.Dataset:
         peak = float(done["peaks"]["rate"].isel(case=0).median())
         return measure_cases([with_steps(case, config, peak) for case in group])
 
-    arguments = (config.runs, config.widths, config.batches, config.lenet5_runs, config.examples, torch)
+    arguments = (
+        config.runs,
+        config.widths,
+        config.batches,
+        config.lenet5_runs,
+        config.examples,
+        torch,
+        config.own,
+    )
     stages = [
         Stage("peaks", lambda done: measure_cases([cases.Case(side) for side in cases.PEAKS]), describe)
     ]

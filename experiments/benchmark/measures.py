@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments.benchmark import cases
 
-CASE_FIELDS = ("side", "model", "width", "batch", "runs", "steps")
+CASE_FIELDS = ("side", "model", "width", "batch", "runs", "steps", "kept")
 
 
 def cases_of(measured: xr.Dataset) -> list[cases.Case]:
@@ -45,6 +45,7 @@ def records(measured: xr.Dataset) -> list[dict[str, Any]]:
         per_step = {"rate": rate, "rates": rates.tolist()}
         if case.model:
             flops, best = cases.step_flops(case), best_torch(measured, case.group)
+            flops = flops if case.kept == cases.HALF else math.nan  # what is left out is no work
             per_step |= {
                 "gflops": rate * flops / 1e9,
                 "share_of_peak": rate * flops / product,
@@ -72,7 +73,7 @@ def floors(measured: xr.Dataset) -> list[dict[str, Any]]:
     """
     found = {}
     for case in cases_of(measured):
-        if case.model and case.group not in found:
+        if case.model and case.kept == cases.HALF and case.group not in found:
             moved = cases.step_bytes(case)
             found[case.group] = {
                 "group": case.group,

@@ -3,11 +3,11 @@
 Started by ``experiments.benchmark``; ``experiments.benchmark.workers`` says how the two speak.
 """
 
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,62 +16,134 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmark import cases
 from experiments.benchmark.workers import Prepared, host_memory, pictures, serve
-from lth_jax import models, training
-from lth_jax.runs import axis
+from lth_jax import compression, models, training
+from lth_jax.runs import axis, speed
 from lth_jax.tickets import masks
-from lth_jax.types import Params, Split
+from lth_jax.types import Split
 
 PRODUCT_SIDES = {"cpu": 2048}
 OTHER_PRODUCT_SIDE = 8192
 COPIED, COPIES = 2**25, 8
 STATE_COPIES = 2000
+PLAIN_STEPS = 5
+
+
+class Own(nn.Module):
+    """A network as somebody writes it."""
+
+    spec: cases.Spec
+    classes: int = cases.CLASSES
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        window = (self.spec.window, self.spec.window)
+        for features, pooled in zip(self.spec.filters, self.spec.pooled, strict=True):
+            x = nn.Conv(features, window)(x)
+            if self.spec.norm:
+                x = nn.BatchNorm(use_running_average=not train)(x)
+            x = nn.relu(x)
+            x = nn.max_pool(x, (2, 2), (2, 2)) if pooled else x
+        x = x.reshape(len(x), -1)
+        for width in self.spec.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.classes)(x)
 
 
 def network(case: cases.Case) -> models.Network:
     """The case's model."""
     if case.model == cases.MLP:
         return models.from_flax(models.MLP(cases.hidden_widths(case)))
+    if case.model != cases.LENET5:
+        return models.from_linen(Own(cases.SPECS[case.model]))
     method = "patches" if case.side == cases.PATCHES else "auto"
     return models.from_flax(models.LeNet5(cases.filters(case), cases.hidden_widths(case), method=method))
 
 
 def training_call(case: cases.Case) -> Callable[[], Any]:
     """A call that trains every run for ``case.steps`` steps from given weights, masks and orders."""
-    net, shape = network(case), cases.IMAGE_SHAPES[case.model]
+    net, shape = network(case), cases.SPECS[case.model].image
     images, labels = pictures(case.examples, shape)
     data = axis.replicate(Split(jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
     recipe = training.Recipe(net, optax.adam(cases.LEARNING_RATE), case.batch, case.steps)
+    shapes, collections = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape), jnp.float32))
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((case.batch, *leaf.shape[1:]), leaf.dtype), data)
+    decision = speed.decide(recipe, shapes, masks.prunable(shapes), collections, batch, 1e12)
+    if case.kept != cases.ALL_LEVELS:
+        return _training(case, recipe, data, decision.choose)
+    levels = [case._replace(kept=kept) for kept in cases.LEVELS]
+    calls = [_training(level, recipe, data, decision.choose) for level in levels]
+    return lambda: jax.tree.map(lambda *parts: jnp.stack(parts), *[call()[1] for call in calls])
+
+
+def _training(
+    case: cases.Case, recipe: training.Recipe, data: Split, choose: speed.Choose
+) -> Callable[[], Any]:
+    """A call of one size; what is faster so is held compressed, as a sweep would."""
+    image = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
+
+    def drawn(seed: jax.Array) -> Any:
+        key = jax.random.key(seed)
+        params, collections = recipe.network.init(key, image)
+        keep = lambda leaf, yes: _random(key, leaf, case.kept) if yes else leaf == leaf  # noqa: E731
+        return params, collections, jax.tree.map(keep, params, masks.prunable(params)), key
+
+    runs = jax.jit(jax.vmap(drawn))(jnp.arange(case.runs))
+    kept = [int(leaf.reshape(case.runs, -1).sum(1).max()) for leaf in jax.tree.leaves(runs[2])]
+    entries = choose(kept, 1e12)
+    orders = np.random.default_rng(0).integers(
+        0, case.examples, (case.runs, case.steps, case.batch), np.int32
+    )
 
     def one(run: Any, data: Split) -> tuple[training.TrainState, jax.Array]:
-        params, mask, order, key = run
+        (params, collections, mask, key), order = run
+        state = training.init_state(recipe, params, collections, mask)
+        held = compression.compressed(state, mask, recipe, entries)
 
         def step(state: training.TrainState, chosen: jax.Array) -> tuple[training.TrainState, jax.Array]:
             batch = Split(data.images[chosen], data.labels[chosen])
-            return training.train_step(key, state, mask, batch, recipe)
+            return training.train_step(key, state, held.mask, batch, held.recipe)
 
-        return jax.lax.scan(step, training.init_state(recipe, params, {}, mask), order)
+        return jax.lax.scan(step, held.state, order)
 
-    runs = beginnings(case, models.parameter_shapes(net, shape))
     mapped = axis.map_runs(one)
-    return lambda: mapped(runs, data)
+    return lambda: mapped((runs, jnp.asarray(orders)), data)
 
 
-def beginnings(case: cases.Case, shapes: Params) -> Any:
-    """Weights, masks that keep half of every kernel, orders and keys: a row a run."""
-    rng = np.random.default_rng(0)
+def _random(key: jax.Array, leaf: jax.Array, share: float) -> jax.Array:
+    """A mask that keeps exactly a share of a kernel."""
+    rank = jax.random.permutation(key, leaf.size).reshape(leaf.shape)
+    return rank < round(share * leaf.size)
 
-    def drawn(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        scale = math.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.0
-        return jnp.asarray(scale * rng.standard_normal((case.runs, *leaf.shape), np.float32))
 
-    def kept(leaf: jax.ShapeDtypeStruct, prunable: bool) -> jax.Array:
-        share = 0.5 if prunable else 1.0
-        return jnp.asarray(rng.random((case.runs, *leaf.shape), np.float32) < share)
+def plain_call(case: cases.Case) -> Callable[[], Any]:
+    """A call of ``PLAIN_STEPS`` steps of one network, as somebody writes them: a jitted step in a loop."""
+    module, shape = Own(cases.SPECS[case.model]), cases.SPECS[case.model].image
+    images, labels = (jnp.asarray(array) for array in pictures(case.examples, shape))
+    optimizer = optax.adam(cases.LEARNING_RATE)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, *shape), jnp.float32))
+    params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    rng, state = np.random.default_rng(0), [params, rest, optimizer.init(params)]
 
-    order = rng.integers(0, case.examples, (case.runs, case.steps, case.batch), np.int32)
-    keys = jax.random.split(jax.random.key(0), case.runs)
-    mask = jax.tree.map(kept, shapes, masks.prunable(shapes))
-    return jax.tree.map(drawn, shapes), mask, jnp.asarray(order), keys
+    @jax.jit
+    def step(params: Any, rest: Any, opt_state: Any, chosen: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            x = images[chosen].astype(jnp.float32) / 255
+            logits, seen = module.apply({"params": params, **rest}, x, True, mutable=list(rest))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen]).mean(), seen
+
+        (value, rest_), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), rest_, opt_state), value
+
+    def call() -> Any:
+        values = []
+        for _ in range(PLAIN_STEPS):
+            chosen = jnp.asarray(rng.integers(0, case.examples, case.batch))
+            (state[:]), value = step(*state, chosen)
+            values.append(value)
+        return state, jnp.stack(values)
+
+    return call
 
 
 def peak_call(case: cases.Case) -> tuple[Callable[[], Any], float]:
@@ -108,16 +180,21 @@ def peak_memory() -> float:
 
 def prepare(case: cases.Case) -> Prepared:
     """Everything up to the first call; ``work`` is a call's network-steps, FLOP or bytes."""
-    axis.use_host_devices()
+    if case.side != cases.PLAIN:  # which has the one device that JAX shows by itself
+        axis.use_host_devices()
     if case.side in cases.PEAKS:
         call, work = peak_call(case)
+    elif case.side == cases.PLAIN:
+        call, work = plain_call(case), float(PLAIN_STEPS)
     else:
-        call, work = training_call(case), float(case.runs * case.steps)
+        levels = len(cases.LEVELS) if case.kept == cases.ALL_LEVELS else 1
+        call, work = training_call(case), float(case.runs * case.steps * levels)
 
     def run() -> float:
         finished = jax.block_until_ready(call())
         # A diverged run could be faster or slower than a sound one.
-        if case.side not in cases.PEAKS and not np.isfinite(np.asarray(finished[1])).all():
+        losses = finished if case.kept == cases.ALL_LEVELS else finished[1]
+        if case.side not in cases.PEAKS and not np.isfinite(np.asarray(losses)).all():
             raise FloatingPointError("the loss is not finite")
         return work
 

@@ -21,11 +21,15 @@ STEPS = 20
 
 def model(case: cases.Case) -> nn.Module:
     """The case's network."""
-    side, _, channels = cases.IMAGE_SHAPES[case.model]
+    spec = cases.SPECS[case.model]
+    side, _, channels = spec.image
     parts: list[nn.Module] = []
-    for features in cases.filters(case):
-        parts += [nn.Conv2d(channels, features, 5), nn.ReLU(), nn.MaxPool2d(2)]
-        side, channels = (side - 4) // 2, features
+    for features, pooled in zip(cases.filters(case), spec.pooled, strict=True):
+        parts.append(nn.Conv2d(channels, features, spec.window, padding="same" if spec.padded else 0))
+        parts += [nn.BatchNorm2d(features)] if spec.norm else []
+        parts += [nn.ReLU(), nn.MaxPool2d(2)] if pooled else [nn.ReLU()]
+        side -= 0 if spec.padded else spec.window - 1
+        side, channels = side // 2 if pooled else side, features
     parts.append(nn.Flatten())
     width = side**2 * channels
     for units in cases.hidden_widths(case):
@@ -98,7 +102,7 @@ def prepare(case: cases.Case) -> Prepared:
     torch.manual_seed(0)
     torch.set_num_threads(1 if case.side == cases.PER_CORE else cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, labels = pictures(case.examples, cases.IMAGE_SHAPES[case.model])
+    images, labels = pictures(case.examples, cases.SPECS[case.model].image)
     channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     targets = torch.from_numpy(labels).to(device)
     together = case.side == cases.VMAP

@@ -14,6 +14,7 @@ from experiments.report import gather, headlines, page, summary
 from lth_jax.commands import exits
 from lth_jax.commands.flags import Parser
 from lth_jax.errors import InputError, fail, require, warn
+from lth_jax.places import user_path
 from lth_jax.runs.storage import write_text
 
 SUMMARY = "gathers all results into one HTML page and a Markdown summary"
@@ -89,12 +90,15 @@ def parse(arguments: Sequence[str]) -> Places:
     given = parser.parse_args(list(arguments))
     for name, path in vars(given).items():
         require(path != "", f"--{name}: expected a path")
-    out, extra, readme = Path(given.out), *(Path(p) if p else None for p in (given.summary, given.readme))
+    out, extra, readme = (
+        user_path(given.out),
+        *(user_path(p) if p else None for p in (given.summary, given.readme)),
+    )
     _check_folder("--out", out)
     if extra:
         require(not extra.is_dir(), f"--summary {extra}: is a folder; name a file in it")
         _check_folder("--summary", extra.parent)
-    return Places(out, Path(given.results), extra, readme)
+    return Places(out, user_path(given.results), extra, readme)
 
 
 def _check_folder(flag: str, folder: Path) -> None:

@@ -19,6 +19,7 @@ from experiments import cli
 from experiments.report import captions
 from lth_jax.analysis import tables
 from lth_jax.analysis.stats import Verdict, to_rows
+from lth_jax.commands import show
 from lth_jax.errors import InputError, require
 from lth_jax.runs import results
 
@@ -83,14 +84,24 @@ def read_run(folder: Path, place: str) -> Run:
     except InputError as error:
         return Run(place, place, problem=str(error).replace(f"{folder}/", ""))
     name = str(measured.attrs.get("experiment", ""))
-    if name not in experiment_names():
+    if name not in (*experiment_names(), "sweep"):
         return Run(place, place, problem=f"{results.RESULTS} is of an unknown experiment {name!r}")
-    experiment = cli.find(name)
+    experiment = sweep(measured) if name == "sweep" else cli.find(name)
     try:
         return describe(experiment, measured, folder, place)
     except Exception as error:  # whatever an experiment makes of results that it did not expect
         problem = f"{results.RESULTS} cannot be judged by this version: {type(error).__name__}: {error}"
         return Run(place, experiment.summary, problem=problem)
+
+
+def sweep(measured: xr.Dataset) -> cli.Experiment:
+    """A run of ``lth-jax sweep`` as an experiment without claims."""
+    summary = (
+        f"Tickets of {measured.attrs.get('model', 'a model')} on {measured.attrs.get('dataset', 'data')}"
+    )
+    table = lambda measured: show.make_table(measured, "test_accuracy")  # noqa: E731
+    nothing: Any = dict.fromkeys(("config", "train", "figures"))
+    return cli.Experiment("sweep", summary, claims=lambda measured: [], table=table, **nothing)
 
 
 def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, place: str) -> Run:

@@ -3,12 +3,14 @@
 Matplotlib is imported where a figure is drawn, so that importing the library stays quick.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lth_jax.errors import require
 from lth_jax.initializers import Scheme
 from lth_jax.runs.storage import write_whole
 
@@ -46,9 +48,24 @@ def new_figure(
     return figure, axes
 
 
+FORMATS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""What a figure can be written as, and what it does not say so that the same results give the same bytes."""
+
+
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a PNG, whole or not at all, without a date in it: the same results give the same bytes."""
-    write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120, metadata={"Software": None}))
+    """Write a PNG, SVG or PDF as the file's name says, whole or not at all.
+
+    Raises:
+      InputError: its name ends in something else.
+    """
+    import matplotlib
+
+    kind = path.suffix.lstrip(".").lower()
+    require(kind in FORMATS, f"{path}: figures are written as {', '.join(FORMATS)}")
+    with matplotlib.rc_context({"svg.hashsalt": "lth_jax"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # as many labels as there are
+        options = {"format": kind, "dpi": 120, "metadata": FORMATS[kind]}
+        write_whole(path, lambda aside: figure.savefig(aside, **options))
     return path
 
 

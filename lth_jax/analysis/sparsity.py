@@ -21,8 +21,8 @@ from lth_jax.models import Network
 from lth_jax.tickets.masks import path_names
 from lth_jax.types import Collections, Mask, Params
 
-VALUE, INDEX = 4, 4
-"""Bytes of a float32 and of an int32."""
+INDEX = 4
+"""Bytes of an int32."""
 
 
 class Times(NamedTuple):
@@ -32,18 +32,20 @@ class Times(NamedTuple):
     bcoo: float
 
 
-def sizes(mask: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Bytes of all parameters, where kernels are kept dense, as CSR and as BCOO.
+def sizes(mask: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Bytes of all parameters at their own precision, where kernels are kept dense, as CSR and as BCOO.
 
     Args:
       mask: a bool array for each parameter, by name. A kernel ``[*window, in, out]`` counts as the matrix
         ``[window · in, out]``; what has fewer axes stays dense.
+      params: the parameters themselves, by the same names.
     """
-    dense = {name: VALUE * m.size for name, m in mask.items()}
+    value = {name: params[name].dtype.itemsize for name in mask}
+    dense = {name: value[name] * m.size for name, m in mask.items()}
     rows = {name: m.size // m.shape[-1] for name, m in mask.items() if m.ndim >= 2}
     kept = {name: int(m.sum()) for name, m in mask.items()}
-    csr = {name: kept[name] * (VALUE + INDEX) + (rows[name] + 1) * INDEX for name in rows}
-    bcoo = {name: kept[name] * (VALUE + 2 * INDEX) for name in rows}
+    csr = {name: kept[name] * (value[name] + INDEX) + (rows[name] + 1) * INDEX for name in rows}
+    bcoo = {name: kept[name] * (value[name] + 2 * INDEX) for name in rows}
     return {
         "dense": sum(dense.values()),
         "csr": sum({**dense, **csr}.values()),

@@ -11,6 +11,7 @@ pruned ones 0, ``mask/LAYER/kernel`` bools, True is kept; and a card, in its met
 
 import hashlib
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lth_jax.errors import InputError
+from lth_jax.errors import InputError, require
+from lth_jax.places import user_path
 from lth_jax.runs.storage import write_text, write_whole
 from lth_jax.tickets.masks import path_names
 
@@ -72,13 +74,19 @@ def flat(tree: PyTree) -> dict[str, Any]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The dictionaries that :func:`flat` was given."""
+    """The dictionaries that :func:`flat` was given.
+
+    Raises:
+      InputError: a name is a leaf and a dictionary at once.
+    """
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
         place = tree
         for part in above:
             place = place.setdefault(part, {})
+            require(isinstance(place, dict), f"{name[:80]}: a parameter and a layer have one name")
+        require(last not in place, f"{name[:80]}: a parameter and a layer have one name")
         place[last] = leaf
     return tree
 
@@ -184,12 +192,23 @@ def read_trained(path: Path, seed: int, level: int, network: str = "ticket") -> 
     return _below(weights, "params"), _below(weights, "collections")
 
 
+def problem(path: Path) -> str:
+    """What is wrong with a ``tickets.npz``, in a line; empty if nothing is."""
+    try:
+        _stored(path)
+    except InputError as error:
+        return str(error).partition(";")[0]
+    return ""
+
+
 def _stored(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a ``tickets.npz``."""
     if not path.exists():
         raise InputError(f"{path}: no such file; only lth-jax sweep keeps its tickets")
     try:
         with path.open("rb") as opened, np.load(opened) as file:
+            for member in file.zip.infolist():  # type: ignore[union-attr]
+                _check_size(file.zip, member)  # type: ignore[arg-type]
             stored = {name: file[name] for name in file.files}
         if missing := {"seed", "digest", "kept_levels", "networks", "rewinds"} - stored.keys():
             raise ValueError(f"{min(missing)} is missing")
@@ -197,6 +216,16 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
         return stored | {name: stored[name].view(jnp.bfloat16) for name in halves}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ``ValueError`` unless an array is as long as it says: NumPy would allocate what it says."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        shape, _, dtype = header[min(version[0], 2)](file)
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{member.filename} is no array of {shape}")
 
 
 def _run(stored: Flat, seed: int) -> int:
@@ -250,8 +279,8 @@ def save_ticket(
 
 
 def card_path(path: Path) -> Path:
-    """The JSON card beside a ticket."""
-    return path.with_suffix(".json")
+    """The JSON card beside a ticket: ``kept0.80.safetensors`` has ``kept0.80.json``, ``kept0.80`` too."""
+    return path.with_name(path.name.removesuffix(".safetensors") + ".json")
 
 
 def load_ticket(path: str | Path) -> SavedTicket:
@@ -263,7 +292,16 @@ def load_ticket(path: str | Path) -> SavedTicket:
       InputError: it is missing, damaged, or no ticket.
     """
     tensors, card = _read_ticket(path)
-    return SavedTicket(nested(_below(tensors, "params")), nested(_below(tensors, "mask")), card)
+    params, mask = _below(tensors, "params"), _below(tensors, "mask")
+    for name in sorted({*params, *mask}):
+        leaf, kept = params.get(name), mask.get(name)
+        fits = leaf is not None and kept is not None and kept.dtype == bool and kept.shape == leaf.shape
+        require(
+            fits, f"{path} cannot be read as a ticket: {name[:80]} has no weights with a mask of their shape"
+        )
+    require(bool(params), f"{path} cannot be read as a ticket: it has no weights")
+    require(isinstance(card, dict), f"{path} cannot be read as a ticket: its card is no JSON object")
+    return SavedTicket(nested(params), nested(mask), card)
 
 
 def load_collections(path: str | Path) -> dict[str, Any]:
@@ -275,11 +313,11 @@ def load_collections(path: str | Path) -> dict[str, Any]:
     return nested(_below(_read_ticket(path)[0], "collections"))
 
 
-def _read_ticket(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_ticket(path: str | Path) -> tuple[dict[str, np.ndarray], Any]:
     """The tensors of an exported ticket by name, and its card."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
+        with safe_open(str(user_path(path)), framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])
             return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as a ticket: {' '.join(str(error).split())[:200]}") from None

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what goes wrong is one line on standard error, see ``exits``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     again = f"to go on: {shlex.join(['lth-jax', *given])}" if given[:1] == ["sweep"] else ""
-    with exits.exit_on_error(again):
+    with exits.exit_on_error(again, leave=arguments is None):
         check_printable(given)
         parser = build_parser()
         parsed = parser.parse_args(given)

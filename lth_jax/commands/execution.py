@@ -17,7 +17,8 @@ from rich.console import Console
 
 from lth_jax import data
 from lth_jax.analysis import tables
-from lth_jax.cache import cache_folder
+from lth_jax.errors import warn
+from lth_jax.places import cache_folder
 from lth_jax.runs import axis, processes, progress, results
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import Execution, Job
@@ -29,13 +30,16 @@ class Work(NamedTuple):
     ``check`` refuses a configuration that the data cannot serve; ``train`` trains or resumes and gives the
     labelled results; ``conclude`` makes of them what people look at. A configuration without a field
     ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``. ``program`` gives a digest of
-    what is computed, where code of the user's own has a part in it: a folder is of one program.
+    what is computed, where code of the user's own has a part in it: a folder is of one program. ``problem``
+    says what is wrong with what ``train`` leaves beside the results; it is then made again, from the
+    checkpoints.
     """
 
     check: Callable[[Any, Any], None]
     train: Callable[[Any, Job, Any], xr.Dataset]
     conclude: Callable[[xr.Dataset, Path, Console], None]
     program: Callable[[Any, Any], str] | None = None
+    problem: Callable[[Path], str] = lambda folder: ""
 
 
 def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
@@ -65,8 +69,10 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
     named = getattr(settings, "dataset", None)
     dataset = data.load(named, job.execution.data_dir or None) if named else None
     work.check(settings, dataset)
-    begun = dataset and {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
-    if begun and work.program:
+    begun: dict[str, Any] = {"versions": {name: results.version(name) for name in results.LIBRARIES}}
+    if dataset:
+        begun |= {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
+    if dataset and work.program:
         begun["program"] = work.program(settings, dataset)
     with contextlib.ExitStack() as stack:
         if processes.is_first():
@@ -75,6 +81,9 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
         origin = f"{tables.origin_of(dataset)} on {results.device_name()}\nresults in {folder}"
         tables.print_line(console, origin)
         measured = results.finished(folder / results.RESULTS)
+        if measured is not None and (problem := work.problem(folder)):
+            warn(f"{problem}; it is made again")
+            measured = None
         if measured is None:
             measured = work.train(settings, job, dataset)
             if processes.is_first():

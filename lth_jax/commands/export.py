@@ -15,8 +15,9 @@ from lth_jax.analysis import sparsity, tables, ticket_files
 from lth_jax.analysis.ticket_files import Flat
 from lth_jax.commands import settings, sweep
 from lth_jax.commands.settings import Config
-from lth_jax.errors import require
+from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
+from lth_jax.places import user_path
 from lth_jax.runs import results
 from lth_jax.runs.config import check_printable
 
@@ -56,10 +57,10 @@ def add(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
-    folder, seed, level = Path(parsed.folder), parsed.seed, parsed.level
+    folder, seed, level = user_path(parsed.folder), parsed.seed, parsed.level
     which = f"-{parsed.network.replace(':', '-')}-trained" if parsed.trained else ""
     name = f"seed-{seed}-level-{level}{which}.safetensors"
-    path = folder / "tickets" / name if parsed.out is None else Path(parsed.out)
+    path = folder / "tickets" / name if parsed.out is None else user_path(parsed.out)
     check_printable([str(path)])
     require(path.suffix not in (".json", ""), f"--out {path}: expected a name like ticket.safetensors")
     require(not path.is_dir(), f"--out {path}: is a folder; name a file")
@@ -80,7 +81,7 @@ def run(parsed: argparse.Namespace) -> None:
             }
     else:
         params, mask = ticket_files.read(stored, seed, level, sweep.drawer(model))
-    card = make_card(measured, seed, level, mask, parsed.network, parsed.trained)
+    card = make_card(measured, seed, level, (params, mask), parsed.network, parsed.trained)
     if parsed.measure:
         collections = model.initial(stream(seed, "init"))[1]
         arrays = [{name: jnp.asarray(leaf) for name, leaf in leaves.items()} for leaves in (params, mask)]
@@ -99,9 +100,15 @@ def configuration(measured: xr.Dataset, folder: Path) -> Config:
       InputError: it is another program's.
     """
     attrs = measured.attrs
-    kind = attrs.get("experiment", "something else")
+    kind = str(attrs.get("experiment", "something else"))
     require(kind == "sweep", f"{folder}: is a run of {kind}; only lth-jax sweep keeps its tickets")
-    written: dict[str, Any] = json.loads(attrs["config"])
+    try:
+        written: dict[str, Any] = dict(json.loads(attrs["config"]))
+        for name in ("image_shape", "versions"):
+            json.loads(attrs[name])
+    except (KeyError, ValueError, TypeError) as error:
+        problem = f"{type(error).__name__}: {str(error)[:80]}"
+        raise InputError(f"{folder}: {results.RESULTS} does not say how it was made ({problem})") from None
     unknown = set(written) ^ {field.name for field in fields(Config)}
     require(not unknown, f"{folder}: written by another version ({', '.join(sorted(unknown))} differ)")
     as_fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in written.items()}
@@ -109,9 +116,15 @@ def configuration(measured: xr.Dataset, folder: Path) -> Config:
 
 
 def make_card(
-    measured: xr.Dataset, seed: int, level: int, mask: Flat, network: str = "ticket", trained: bool = False
+    measured: xr.Dataset,
+    seed: int,
+    level: int,
+    ticket: tuple[Flat, Flat],
+    network: str = "ticket",
+    trained: bool = False,
 ) -> dict[str, Any]:
-    """What a ticket is, for people and programs; accuracies are fractions, after training from it."""
+    """What a ticket, weights and mask, is for people and programs; accuracies are fractions, once trained."""
+    params, mask = ticket
     attrs, at = measured.attrs, measured.sel(seed=seed, level=level)
     at = at.sel(network=network) if "network" in at.dims else at
     config = json.loads(attrs["config"])
@@ -132,7 +145,7 @@ def make_card(
         "fingerprint": attrs["fingerprint"],
         **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
         "weights": weights,
-        "bytes": sparsity.sizes(mask),
+        "bytes": sparsity.sizes(mask, params),
         "config": config,
         "versions": json.loads(attrs["versions"]),
         "device": attrs["device"],

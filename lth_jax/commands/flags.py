@@ -121,7 +121,7 @@ def from_toml(path: Path, *configs: type) -> dict[str, Any]:
     """
     hints = {name: kind for config in configs for name, kind in typing.get_type_hints(config).items()}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

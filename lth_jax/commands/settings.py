@@ -200,7 +200,7 @@ def make_module(config: Config, classes: int) -> nn.Module:
     try:
         found = getattr(importlib.import_module(package), name)
         module = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # somebody's module may raise anything
+    except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"--model {config.model}: cannot be made: {problem}") from None
     finally:
@@ -236,7 +236,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
         answer = jax.eval_shape(
             lambda key: network.apply(*network.init(key, sample), sample, None)[0], jax.random.key(0)
         )
-    except Exception as error:  # each module refuses in its own words
+    except (Exception, SystemExit) as error:  # each module refuses in its own words
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"--model {config.model}: refuses images {tuple(image_shape)}: {problem}") from None
     named(f"--model {config.model}", lambda: check_logits(answer, 1, classes))

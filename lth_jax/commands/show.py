@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import webbrowser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import xarray as xr
 
 from lth_jax.analysis import figures, stats, tables
 from lth_jax.errors import InputError, require, warn
+from lth_jax.places import user_path
 from lth_jax.runs import config, results
 
 HELP = "print a run's table, save or open its figures"
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
-    path = Path(parsed.folder)
+    path = user_path(parsed.folder)
     path = path / results.RESULTS if path.is_dir() else path
     measured, console = results.load(path), tables.console()
     name = choose(measured, parsed.variable)
@@ -53,7 +53,7 @@ def run(parsed: argparse.Namespace) -> None:
     paths = []
     if parsed.figures is not None:
         config.check_printable([parsed.figures])
-        paths = figures.save_all({name: lambda: draw(measured, name)}, Path(parsed.figures))
+        paths = figures.save_all({name: lambda: draw(measured, name)}, user_path(parsed.figures))
     elif parsed.open:
         paths = sorted((path.parent / results.FIGURES).glob("*.png"))
         require(
@@ -90,6 +90,7 @@ def choose(measured: xr.Dataset, named: str | None) -> str:
 def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
     """A variable as ``[row, column, seed]``; rows keep their dimension's name."""
     values = measured[name]
+    require(values.size > 0, f"--variable {name}: is empty")
     row = next((dim for dim in ROWS if dim in values.dims), str(values.dims[0]))
     for curve in CURVES:
         if curve in values.dims and curve != row:

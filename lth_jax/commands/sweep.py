@@ -21,6 +21,7 @@ from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.keys import stream
+from lth_jax.places import user_path
 from lth_jax.runs import config, identity, memory, processes, results
 from lth_jax.runs.job import Execution, Job
 from lth_jax.runs.storage import write_text
@@ -64,12 +65,15 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    execute(Work(check, train, conclude, program), chosen, execution, folder)
+    work = Work(
+        check, train, conclude, program, lambda folder: ticket_files.problem(folder / ticket_files.TICKETS)
+    )
+    execute(work, chosen, execution, folder)
 
 
 def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
     """The configuration and execution that a command line and its file ask for."""
-    given = from_toml(Path(parsed.config), Config, Execution) if parsed.config is not None else {}
+    given = from_toml(user_path(parsed.config), Config, Execution) if parsed.config is not None else {}
     given |= vars(parsed)
 
     def of(part: type) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 from lth_jax.data import formats
 from lth_jax.data.formats import Arrays, DataError
+from lth_jax.places import cache_folder, user_path
 
 Images = UInt8[np.ndarray, "_ height width channels"]
 Labels = Int32[np.ndarray, " _"]
@@ -267,19 +268,16 @@ def split_validation(dataset: Dataset, size: int, seed: int = 0) -> Holdout:
 
 def _named_directory(data_dir: str | Path | None) -> Path | None:
     chosen = data_dir or os.environ.get("LTH_DATA_DIR")
-    return Path(chosen).expanduser() if chosen else None
+    return user_path(chosen) if chosen else None
 
 
 def _tfds_root() -> Path:
     chosen = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    return Path(os.path.expanduser(chosen))
+    return user_path(chosen)
 
 
 def _cache_folder() -> Path:
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a path that is not absolute is to be ignored.
-    root = chosen if os.path.isabs(chosen) else os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "lth_jax" / "data"
+    return cache_folder("data")
 
 
 def _load_directory(name: str, directory: Path, fresh: bool) -> Dataset:

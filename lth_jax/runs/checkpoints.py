@@ -7,6 +7,7 @@ found by the digests, and the checkpoint before is taken.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -194,5 +195,8 @@ def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise  # but some file systems cannot bring a folder to the disk
     finally:
         os.close(descriptor)

@@ -89,7 +89,7 @@ def check_examples(name: str, split: PyTree, params: PyTree, collections: PyTree
             lambda params, other, x: recipe.network.apply(params, other, task.inputs(None, x), None)[0],
             params, collections, batch,
         )  # fmt: skip
-    except Exception as error:  # each model refuses in its own words
+    except (Exception, SystemExit) as error:  # each model refuses in its own words
         problem = " ".join(str(error).split())[:300]
         shown = ", ".join(described(leaf) for leaf in jax.tree.leaves(split))
         raise ValueError(f"{name} examples are {shown}: the network refuses them: {problem}") from None

@@ -5,6 +5,7 @@ from a process that ends in any way, so no lock is ever left behind.
 """
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -14,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lth_jax.errors import InputError, StorageError
+from lth_jax.errors import InputError, StorageError, require, warn
 from lth_jax.runs.config import differences, to_json
-from lth_jax.runs.results import CONFIG, DATA
+from lth_jax.runs.results import CHECKPOINTS, CONFIG, DATA, RESULTS
 from lth_jax.runs.storage import write_text
 
 LOCK = ".lock"
+UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -62,6 +64,12 @@ def _locked(path: Path) -> int:
             raise InputError(
                 f"--out {path.parent}: in use by {holder}; wait for it, end it or choose another folder"
             ) from None
+        except OSError as error:
+            if error.errno in UNSUPPORTED:  # some network file systems: nothing can be known of others
+                warn(f"{path.parent}: this file system has no locks; start nothing else in this folder")
+                return descriptor
+            os.close(descriptor)
+            raise
         except BaseException:
             os.close(descriptor)
             raise
@@ -90,8 +98,12 @@ def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = N
                 if re.fullmatch(r"\.(\d+\..+|.+\.\d+)", remains.name) and remains.is_file():
                     remains.unlink()
             for name, text in ((CONFIG, to_json(config)), (DATA, json.dumps(dataset, indent=2))):
-                if not (folder / name).exists() and text != "null":
-                    write_text(folder / name, text)
+                for path in (folder / name, folder / CHECKPOINTS / name):  # a second one, lest one be damaged
+                    if text == "null" or _parsed(path) is not None:
+                        continue
+                    if path.exists():
+                        warn(f"{path} is damaged: written again")
+                    write_text(path, text)
         except (OSError, StorageError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"--out {folder}: cannot be written: {reason}") from None
@@ -100,18 +112,17 @@ def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = N
 
 def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) -> None:
     """Raise ``InputError`` unless a folder is new, empty, or holds the run of this configuration and data."""
-    path = folder / CONFIG
-    if path.exists():
-        if different := differences(config, _read_json(path)):
+    if (begun := _read_json(folder, CONFIG)) is not None:
+        if different := differences(config, begun):
             raise InputError(
                 f"--out {folder}: holds another configuration's run ({'; '.join(different)}); "
                 "choose another --out or repeat its flags"
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InputError(f"--out {folder}: is not empty and holds no run; choose another --out")
-    if dataset is not None and (folder / DATA).exists():
-        begun = _read_json(folder / DATA)
-        if begun.get("fingerprint") != dataset["fingerprint"]:
+    if dataset is not None and (begun := _read_json(folder, DATA)) is not None:
+        _check_versions(folder, begun.get("versions"), dataset.get("versions"))
+        if begun.get("fingerprint") != dataset.get("fingerprint"):
             raise InputError(
                 f"--data-dir: these data have the fingerprint {dataset['fingerprint']}, the run in {folder} "
                 f"was begun with {begun.get('fingerprint')} ({begun.get('source')}); choose another --out"
@@ -125,16 +136,38 @@ def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) 
         raise InputError(f"--out {folder}: cannot be written; choose another --out")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run's folder.
+def _check_versions(folder: Path, begun: Any, here: Any) -> None:
+    """Raise ``InputError`` if a run that is not finished was begun with other versions of a library."""
+    if not isinstance(begun, Mapping) or not here or (folder / RESULTS).exists():
+        return
+    if other := [
+        f"{name} {begun.get(name)} there, {own} here" for name, own in here.items() if begun.get(name) != own
+    ]:
+        raise InputError(
+            f"--out {folder}: holds a run begun with other versions ({'; '.join(other)}), whose numbers may "
+            "differ; go on with those, or choose another --out"
+        )
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """What a run's folder says of itself, from the file of that name or from its copy; ``None`` if nothing.
 
     Raises:
-      InputError: it holds something else.
+      InputError: both are damaged.
     """
+    paths = [path for path in (folder / name, folder / CHECKPOINTS / name) if path.exists()]
+    for path in paths:
+        content = _parsed(path)
+        if content is not None:
+            return content
+    require(not paths, f"{folder / name} and its copy are damaged: mend one or choose another --out")
+    return None
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object; ``None`` if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise InputError(f"{path} is damaged ({error}): mend it or choose another --out") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged (no JSON object): mend it or choose another --out")
-    return content
+    except (OSError, ValueError, RecursionError):  # missing, no JSON, or no UTF-8
+        return None
+    return content if isinstance(content, dict) else None

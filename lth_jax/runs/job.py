@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lth_jax.errors import require
+from lth_jax.places import user_path
 from lth_jax.runs import config, results
 
 LOGS = ("json", "tensorboard")
@@ -29,6 +30,9 @@ class Execution:
 
     def __post_init__(self) -> None:
         config.check_choices(self)
+        for name in ("out", "data_dir"):
+            if given := getattr(self, name):
+                object.__setattr__(self, name, str(user_path(given)))
         for name in ("chunk", "block"):
             value = getattr(self, name)
             require(value >= 0, f"--{name} {value}: must be at least 1, or 0")

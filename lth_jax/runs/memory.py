@@ -40,10 +40,18 @@ def total() -> int:
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
     if all(limits):
         return sum(limits) * jax.process_count()
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = _physical()
     group = Path("/sys/fs/cgroup/memory.max")  # what a container or a batch job is given
     granted = group.read_text().strip() if group.exists() else ""
     return min(physical, int(granted)) if granted.isdecimal() else physical
+
+
+def _physical() -> int:
+    """Bytes of the host's memory; as good as without limit where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
 
 
 def check(state: PyTree, runs: int, named: str = "--initializers × --seeds") -> None:

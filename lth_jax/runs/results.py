@@ -154,7 +154,7 @@ def mark_diverged(dataset: xr.Dataset) -> xr.Dataset:
 
 def diverged_runs(dataset: xr.Dataset) -> list[str]:
     """The runs that :func:`mark_diverged` marked, by name, with the level at which it began."""
-    if "diverged" not in dataset:
+    if "diverged" not in dataset or "level" not in dataset["diverged"].dims:
         return []
     marks = dataset["diverged"].transpose(..., "level")
     found = []

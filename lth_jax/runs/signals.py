@@ -64,15 +64,27 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, previous)
 
 
+_raised: int | None = None
+"""The signal that has raised :class:`Stopped`. Python drops what is raised in a callback or destructor; it is
+looked for again where the program asks whether to stop."""
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """Signals raise :class:`Stopped` where they meet the program."""
+    global _raised
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
+        global _raised
+        _raised = number
         raise Stopped(number)
 
-    with _handling(stop):
-        yield
+    try:
+        with _handling(stop):
+            yield
+            stop_if_requested()
+    finally:
+        _raised = None
 
 
 _request: Request | None = None
@@ -89,6 +101,7 @@ def defer_signals() -> Iterator[Request]:
     if _request is not None:
         yield _request
         return
+    stop_if_requested()
     request = Request()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -125,6 +138,8 @@ def block(tree: Tree) -> Tree:
 
 
 def stop_if_requested() -> None:
-    """Raise :class:`Stopped` if a deferred signal has come: called where everything is saved."""
+    """Raise :class:`Stopped` if a signal has come and was deferred, or dropped: where everything is saved."""
     if _request is not None and _request.number is not None:
         raise Stopped(_request.number)
+    if _raised is not None:
+        raise Stopped(_raised)

@@ -1,6 +1,7 @@
 """Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
 import functools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from lth_jax import compression
-from lth_jax.errors import InputError
+from lth_jax.errors import InputError, require
 from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
 from lth_jax.runs import axis, checkpoints, checks, memory, processes, signals, speed
 from lth_jax.runs.job import Job
@@ -401,10 +402,26 @@ def blocks(
 
     Yields:
       A folder for the block's checkpoints, and its part of ``runs``.
+
+    Raises:
+      InputError: the folder has checkpoints of blocks of another size.
     """
     fitting = memory.fitting_block(memory.total(), len(runs), memory.tree_bytes(state), jax.device_count())
+    if begun := 0 if folder is None else _begun_block(folder, len(runs)):
+        problem = f"{folder}: these levels were begun with blocks of {begun} runs"
+        same = min(size, len(runs)) in (0, begun)
+        require(same, f"--block {size}: {problem}; repeat that, or choose another --out")
+        fitting = begun
     size = processes.smallest(size or fitting)
     for first in range(0, len(runs), size):
         last = min(first + size, len(runs))
         place = folder if size >= len(runs) or folder is None else folder / f"runs {first + 1}-{last}"
         yield place, runs[first:last]
+
+
+def _begun_block(folder: Path, runs: int) -> int:
+    """Runs in a block of the checkpoints that a folder has; 0 if it has none."""
+    if checkpoints.numbers(folder):
+        return runs
+    first = [re.fullmatch(r"runs 1-(\d+)", path.name) for path in folder.glob("runs 1-*")]
+    return max((int(found[1]) for found in first if found), default=0)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 
-from lth_jax.cache import cache_folder
+from lth_jax.places import cache_folder
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")

@@ -1,0 +1,100 @@
+"""Stopped at any moment of a cold run: one line, the code of the signal, and nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from idx import write_idx
+
+from lth_jax.runs import signals
+
+START = "import sys; print('up', flush=True); from lth_jax.__main__ import main; main()"
+TINY = "sweep --model mlp --hidden 8 --levels 2 --seeds 42,7 --dataset mnist --data-dir DIGITS --epochs 1"
+TINY = [*TINY.split(), "--batch-size", "20", "--out", "run"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopping")
+    write_idx(folder / "DIGITS")
+    return folder
+
+
+def cold_run(place, folder, after=None, number=None):
+    """One run that has to compile everything: exit code, seconds, standard error."""
+    environment = {
+        **os.environ,
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "XDG_CACHE_HOME": str(place / "cache"),
+    }
+    command = [sys.executable, "-c", START, *TINY[:-1], folder]
+    process = subprocess.Popen(
+        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == "up\n"
+    started = time.perf_counter()
+    if after is not None:
+        time.sleep(after)
+        process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    return process.returncode, time.perf_counter() - started, error
+
+
+@pytest.mark.long
+def test_a_signal_at_any_of_thirty_moments_ends_a_cold_run_with_its_code(place, tally):
+    code, whole, error = cold_run(place, "undisturbed")
+    assert code == 0, error
+    expected = xr.open_dataset(place / "undisturbed" / "results.nc").drop_attrs()
+    stopped = 0
+    for place_in_time, moment in enumerate(np.linspace(0.05, 0.98 * whole, 30)):
+        number = (signal.SIGINT, signal.SIGTERM)[place_in_time % 2]
+        code, _, error = cold_run(place, "run", moment, number)
+        assert "Traceback" not in error, (moment, error)
+        assert code in (0, 128 + number), (moment, number, error)
+        assert code == 0 or "stopped" in error, (moment, error)
+        stopped += code != 0
+        if code == 0:
+            found = xr.open_dataset(place / "run" / "results.nc").drop_attrs()
+            xr.testing.assert_identical(found, expected)
+            (place / "run").rename(place / f"finished {moment:.3f}")
+    assert stopped >= 24  # some meet the last level, which may finish
+    assert cold_run(place, "run")[0] == 0
+    xr.testing.assert_identical(xr.open_dataset(place / "run" / "results.nc").drop_attrs(), expected)
+    tally("signals survived", stopped)
+
+
+def test_a_stop_that_was_dropped_is_found_where_the_program_asks():
+    """Python prints and drops what a destructor raises: so it did with Ctrl-C, and the run went on."""
+
+    class Dropping:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def work():
+        with signals.signals_raise():
+            with Quiet():
+                thing = Dropping()
+                del thing
+            with signals.defer_signals():
+                pytest.fail("the signal is lost")
+
+    with pytest.raises(signals.Stopped) as stop:
+        work()
+    assert stop.value.number == signal.SIGINT
+    with signals.signals_raise():  # and is not remembered afterwards
+        signals.stop_if_requested()
+
+
+class Quiet:
+    """Leaves out what Python prints of an exception that it drops."""
+
+    def __enter__(self):
+        self.hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+
+    def __exit__(self, *_):
+        sys.unraisablehook = self.hook
