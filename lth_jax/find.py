@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from lth_jax import models, search
 from lth_jax.analysis import records
+from lth_jax.devices import use_host_devices
 from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
@@ -166,6 +167,7 @@ def find_tickets(
       ValueError: an impossible seed, number, rate or scope, a layer that would lose its last weight, or a
         module without prunable parameters.
     """
+    use_host_devices()
     seeds = search.seed_numbers(seeds)
     numbers = {"levels": levels, "epochs": epochs, "batch_size": batch_size}
     levels, epochs, batch_size = (whole_number(name, value) for name, value in numbers.items())

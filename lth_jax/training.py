@@ -21,6 +21,7 @@ import optax.contrib
 from jaxtyping import Array, Float, Int, PyTree
 
 from lth_jax.data import Dataset
+from lth_jax.devices import use_host_devices
 from lth_jax.errors import whole_number
 from lth_jax.kernels import convolutions, rewriting
 from lth_jax.models import Network
@@ -108,6 +109,7 @@ def observed_at(recipe: Recipe, first: int = 0, start: bool = False) -> list[int
 
 def splits(dataset: Dataset) -> tuple[Split, Split]:
     """A data set's training and test examples as arrays on the device."""
+    use_host_devices()
     train = Split(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels, jnp.int32))
     return train, Split(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels, jnp.int32))
 

@@ -8,7 +8,6 @@ holds one LeNet with its Adam moments and not eleven. The devices may be those o
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,26 +17,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from lth_jax.devices import use_host_devices as use_host_devices
 from lth_jax.runs import memory, processes, signals
 
 AXIS = "run"
-
-
-def use_host_devices(count: int | None = None) -> None:
-    """Let the CPU backend show ``count`` devices (default: one per usable core). Call before JAX starts.
-
-    Does nothing when a backend is already running, or when the user has chosen a number themselves.
-    """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    settings: Any = jax.config
-    if settings.jax_num_cpu_devices > 0:
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        jax.config.update("jax_num_cpu_devices", count or cores)
-    except RuntimeError:  # the backend has started: keep the devices it has
-        return
 
 
 def run_mesh(devices: Sequence[Any] | None = None) -> Mesh:

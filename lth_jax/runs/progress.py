@@ -58,14 +58,15 @@ def reporting(
     """Report levels to everyone who listens.
 
     Args:
-      job: whose folder has the log; ``None`` reports nothing.
+      job: whose folder has the log; ``None`` shows a bar where there is a terminal, and nothing elsewhere.
       describe: a progress to its line.
       network_steps: network-steps in one level, for the speed.
       part: what tells these levels from those of the job's other parts; empty if there is one part.
       names: what the log calls the runs, in their order; numbered if there are none.
     """
     if job is None:
-        yield lambda progress: None
+        with _bar(describe, network_steps) as bar:
+            yield bar
         return
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_terminal(describe, network_steps))]
@@ -99,6 +100,17 @@ def _terminal(describe: Describe, network_steps: int) -> Iterator[Listener]:
             again = "resumed after " if done == progress.resumed else ""
             print(f"{again}level {done}/{progress.levels}  {line}  {left / 60:.1f} min left", flush=True)
 
+        yield report
+
+
+@contextlib.contextmanager
+def _bar(describe: Describe, network_steps: int) -> Iterator[Listener]:
+    """The terminal's progress bar; elsewhere nothing."""
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda progress: None
+        return
+    with _terminal(describe, network_steps) as report:
         yield report
 
 
