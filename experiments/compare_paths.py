@@ -107,7 +107,7 @@ def compared(old: xr.Dataset, new: xr.Dataset) -> str:
     seconds = [float(each.attrs["seconds"]) for each in (old, new)]
     levels = slice(0, 14)  # down to 5.5 %: below, whole classes are lost in some runs
     whole = [
-        100 * (new - old)[name].isel(level=levels).mean(("initializer", "level")).values
+        100 * (new[name] - old[name]).isel(level=levels).mean(("initializer", "level")).values
         for name in ACCURACIES
     ]
     lines = ["# Two paths of one experiment", "", "New: " + origin(new), "", "Old: " + origin(old), ""]

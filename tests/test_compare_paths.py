@@ -32,6 +32,7 @@ def planted(folder, shift, **attrs):
         {
             "test_accuracy": (dims, base + shift / 100 + noise),
             "train_accuracy": (dims, base),
+            "diverged": (dims, np.zeros(shape, bool)),
             "kept": (dims, np.broadcast_to([1, 0.8, 0.64, 0.512], shape)),
             "compressed_weights": (dims, np.broadcast_to([0, 0, 300, 200], shape)),
         },

@@ -71,6 +71,8 @@ CAPTIONS = {
     },
     "benchmark": {
         "growth": "GFLOP/s of LeNet-300-100 against runs, width and batch size, beside the machine's peak.",
+        "cost": "What a network-step of LeNet-300-100 costs against the weights kept, beside PyTorch's best, "
+        "whose masks save nothing, and the dense products at the machine's peak.",
     },
 }
 
