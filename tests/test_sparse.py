@@ -302,6 +302,25 @@ def test_a_layer_is_measured():
     assert found.compressed(128 * 64) > found.compressed(0)
 
 
+@needs_compiler
+def test_an_optimizer_that_knows_the_models_own_layers_is_measured_by_another(monkeypatch):
+    asked = []
+
+    def measure(shape, use, optimizer):
+        asked.append(optimizer)
+        optimizer.init({"kernel": jnp.zeros(shape)})
+        return speed.Speed(1.0, 0.0, 1e-6)
+
+    labels = lambda params: {"Dense_0": "a", "Dense_1": "b", "Dense_2": "b", "BatchNorm_0": "b"}  # noqa: E731
+    own = optax.multi_transform({"a": optax.adam(0.01), "b": optax.sgd(0.1)}, labels)
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "WORTH_MEASURING", 0.0)
+    monkeypatch.setattr(speed, "COMPILING", 0.0)
+    found = search("auto", optimizer=own)
+    assert len(asked) == 4  # each of two layers, tried with either
+    assert (found.results["compressed"].isel(layer=0) > 0).all()
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="sparse_kernels maybe: expected auto, on, off"):
         search("maybe")

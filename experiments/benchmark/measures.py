@@ -13,6 +13,8 @@ CASE_FIELDS = ("side", "model", "width", "batch", "runs", "steps", "kept")
 
 def cases_of(measured: xr.Dataset) -> list[cases.Case]:
     """The cases behind a dataset's labels, in their order."""
+    if "kept" not in measured.coords:  # results from before there were others
+        measured = measured.assign_coords(kept=("case", np.full(measured.sizes["case"], cases.HALF)))
     columns = [measured[name].values.tolist() for name in CASE_FIELDS]
     return [cases.Case(**dict(zip(CASE_FIELDS, row, strict=True))) for row in zip(*columns, strict=True)]
 

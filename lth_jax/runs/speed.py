@@ -104,7 +104,8 @@ def _step_seconds(
         return (TrainState(params, {}, opt_state), x - 1e-6 * dx if use.gradient else x), None
 
     steps = int(np.clip(1e9 / (use.rows * np.prod(shape)), 2, 100))
-    run = axis.map_runs(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0], chunk=1)
+    mesh = axis.run_mesh(jax.local_devices())  # of several processes each measures alone
+    run = axis.map_runs(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0], mesh, chunk=1)
     carry = TrainState(masks.apply(mask, params), {}, optimizer.init(params)), x
     everywhere = axis.stack([carry] * jax.local_device_count())
     jax.block_until_ready(run(everywhere))
@@ -205,7 +206,10 @@ def decide(
     for use, (_, leaf), yes in zip(uses, leaves, held, strict=True):
         case = (leaf.shape, use)
         if yes and use and case not in measured:
-            measured[case] = measure(leaf.shape, use, recipe.optimizer)
+            try:
+                measured[case] = measure(leaf.shape, use, recipe.optimizer)
+            except Exception:  # an optimizer may know the model's own layers only
+                measured[case] = measure(leaf.shape, use, optax.sgd(1e-3))
         speeds.append(measured[case] if yes else None)
     said = [
         f"{'/'.join(masks.path_names(path[:-1]))} below {least:.0%}"
