@@ -72,9 +72,9 @@ def differences(old: xr.Dataset, new: xr.Dataset, name: str) -> list[tuple[stats
     """Of each level, in accuracy points: the mean difference with its interval, and whether it is none."""
     found = []
     for level in new["level"].values:
-        means = [100 * each[name].sel(level=level).mean("initializer").values for each in (new, old)]
-        difference = stats.paired_difference(*means, method="student")
-        found.append((difference, stats.equivalence(*means, MARGIN).verdict == "supported"))
+        ours, theirs = (100 * each[name].sel(level=level).mean("initializer").values for each in (new, old))
+        difference = stats.paired_difference(ours, theirs, method="student")
+        found.append((difference, stats.equivalence(ours, theirs, MARGIN).verdict == "supported"))
     return found
 
 
