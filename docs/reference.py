@@ -44,6 +44,8 @@ def build(folder: Path) -> None:
       folder: gets ``index.html``, a page a module, and a search index.
     """
     names = module_names()
+    for name in lth_jax.__all__:
+        getattr(lth_jax, name)  # imported when first used, and looked for in the module's dictionary
     with contextlib.ExitStack() as stack:
         for name in names:
             drop_aliases(importlib.import_module(f"lth_jax.{name}"))

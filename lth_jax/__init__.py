@@ -111,13 +111,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    if name in __all__:
-        folder = next((folder for folder, names in _MODULES.items() if name in names), "lth_jax")
-        return importlib.import_module(f"{folder}.{name}")
-    raise AttributeError(f"module 'lth_jax' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'lth_jax' has no attribute {name!r}")
+    home = next((module for module, names in _HOMES.items() if name in names), "")
+    folder = next((folder for folder, names in _MODULES.items() if name in names), "lth_jax")
+    module = importlib.import_module(home or f"{folder}.{name}")
+    found = getattr(module, name) if home else module
+    globals()[name] = found  # the next time it is simply there
+    return found
 
 
 def __dir__() -> list[str]:

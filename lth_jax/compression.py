@@ -20,6 +20,7 @@ import optax
 
 from lth_jax.kernels import sparse
 from lth_jax.tickets import masks
+from lth_jax.tickets.masks import path_names
 from lth_jax.training import Recipe, TrainState, update
 from lth_jax.types import Mask, Shapes
 
@@ -63,7 +64,7 @@ def compressed(state: TrainState, mask: Mask, recipe: Recipe, entries: Entries) 
         return leaf if own is None else sparse.expand(leaf, own, dense[number].shape)
 
     def each(change: Callable[[Any, int], Any], state: TrainState) -> TrainState:
-        opt_state = optax.tree_utils.tree_map_params(recipe.optimizer, change, state.opt_state, numbers)
+        opt_state = _of_parameters(recipe.optimizer, change, state.opt_state, shapes)
         return TrainState(jax.tree.map(change, state.params, numbers), state.collections, opt_state)
 
     kept = [
@@ -73,6 +74,32 @@ def compressed(state: TrainState, mask: Mask, recipe: Recipe, entries: Entries) 
     apply = sparse.with_compressed(recipe.network.apply, shapes, where)
     held = dataclasses.replace(recipe, network=recipe.network._replace(apply=apply))
     return Held(each(pack, state), jax.tree.unflatten(tree, kept), held, lambda state: each(unpack, state))
+
+
+def _of_parameters(
+    optimizer: optax.GradientTransformation,
+    change: Callable[[Any, int], Any],
+    opt_state: optax.OptState,
+    shapes: Shapes,
+) -> optax.OptState:
+    """An optimizer's state with what belongs to a parameter (moments …) changed, given its number.
+
+    Raises:
+      ValueError: something belongs to a parameter, and its path does not say to which.
+    """
+    paths = [path_names(path) for path, _ in jax.tree.leaves_with_path(shapes)]
+    marks = optax.tree_utils.tree_map_params(
+        optimizer, lambda _: True, opt_state, transform_non_params=lambda _: False
+    )
+    leaves, tree = jax.tree.flatten_with_path(opt_state)
+    changed = []
+    for (path, leaf), own in zip(leaves, jax.tree.leaves(marks), strict=True):
+        names = path_names(path)
+        fits = [number for number, each in enumerate(paths) if own and names[-len(each) :] == each]
+        if own and not fits:
+            raise ValueError(f"{'/'.join(names)} of the optimizer's state belongs to no parameter")
+        changed.append(change(leaf, max(fits, key=lambda n: len(paths[n]))) if own else leaf)
+    return jax.tree.unflatten(tree, changed)
 
 
 def separable(optimizer: optax.GradientTransformation, shapes: Shapes, held: Sequence[bool]) -> bool:
@@ -118,7 +145,7 @@ def separable(optimizer: optax.GradientTransformation, shapes: Shapes, held: Seq
             updates = masks.apply(mask, updates)
             total = jax.tree.map(jnp.add, total, updates)
             state = TrainState(optax.apply_updates(state.params, updates), {}, opt_state)
-        optax.tree_utils.tree_map_params(optimizer, lambda leaf: leaf, state.opt_state)
+        _of_parameters(optimizer, lambda leaf, number: leaf, state.opt_state, shapes)
         return jax.tree.leaves(total)
 
     try:
