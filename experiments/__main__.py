@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from lth_jax.__main__ import stop_at_once
+from lth_jax.__main__ import stop_at_once, stop_no_more
 
 EXPERIMENTS = {
     "init_comparison": "initializations compared for finding tickets (document 000)",
@@ -39,4 +39,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     stop_at_once()
-    main()
+    try:
+        main()
+    finally:
+        stop_no_more()

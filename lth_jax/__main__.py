@@ -20,12 +20,22 @@ def stop_at_once() -> None:
             signal.signal(number, stop)
 
 
+def stop_no_more() -> None:
+    """Let no signal change the exit code of a program that is done: while the interpreter is torn down."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def main() -> None:
     """Run the command."""
     stop_at_once()
-    from lth_jax import commands
+    try:
+        from lth_jax import commands
 
-    commands.main()
+        commands.main()
+    finally:
+        stop_no_more()
 
 
 if __name__ == "__main__":
