@@ -79,12 +79,15 @@ def signals_raise() -> Iterator[None]:
         _raised = number
         raise Stopped(number)
 
+    hook = sys.unraisablehook
     try:
+        # What is dropped is not lost, so nothing has to be said of it.
+        sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Stopped) else hook(what)
         with _handling(stop):
             yield
             stop_if_requested()
     finally:
-        _raised = None
+        sys.unraisablehook, _raised = hook, None
 
 
 _request: Request | None = None
