@@ -126,7 +126,6 @@ README = {
     "malformed inputs refused": r"(\d+)\s+malformed\s+inputs",
     "signals survived": r"(\d+)\s+signals",
     "mutated files read or refused": r"(\d+)\s+mutated\s+files",
-    "random sweeps": r"(\d+)\s+random\s+sweeps",
 }
 
 
