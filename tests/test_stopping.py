@@ -56,7 +56,7 @@ def test_a_signal_at_any_of_thirty_moments_ends_a_cold_run_with_its_code(place, 
     assert code == 0, error
     expected = arrays(place / "undisturbed")
     stopped = []
-    for position, moment in enumerate(np.linspace(0.05, 0.98 * whole, 30)):
+    for position, moment in enumerate(np.linspace(0.5, 0.98 * whole, 30)):
         number, folder = (signal.SIGINT, signal.SIGTERM)[position % 2], f"run {position}"
         code, _, error = cold_run(place, folder, moment, number)
         assert "Traceback" not in error, (moment, error)
