@@ -135,9 +135,9 @@ def speed(measured: xr.Dataset, place: int) -> str:
     try:
         config = json.loads(measured.attrs["config"])
         seconds = json.loads(recorded)[place]
-        examples = {"mnist": 60_000, "mnist-5k": 4_000}[config["dataset"]]
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"the results do not say how they were made: {error}") from None
+    examples = {"mnist-5k": 4_000, "cifar10": 50_000}.get(config["dataset"], 60_000)
     steps = config["epochs_per_level"] * (examples // config["batch_size"])
     networks = len(config["initializers"]) * len(config["seeds"])
     return f"{networks * steps / seconds:,.0f}" if np.isfinite(seconds) and seconds else "–"

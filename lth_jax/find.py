@@ -21,7 +21,7 @@ from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
 from lth_jax.places import user_path
-from lth_jax.runs import checks, identity, processes
+from lth_jax.runs import checks, identity, processes, results
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import SPARSE, Execution, Job
 from lth_jax.search import Choices
@@ -158,7 +158,7 @@ def find_tickets(
       keep_weights: whether trained weights are kept, or of which levels.
       folder: saves after every level and goes on from there when called again; prints a line a level.
       sparse_kernels: on a CPU, whether levels compute with kept weights alone: where it is faster (``auto``),
-        wherever possible (``on``), never (``off``).
+        wherever possible (``on``), never (``off``). Losses are the same but for the order of sums.
 
     Returns:
       Where tickets start, the masks of every level, labelled results, and the weights that are kept.
@@ -203,7 +203,7 @@ def find_tickets(
             stack.enter_context(processes.first_prints())
             searched = identity.identify(found, seeds, data, watched, observe, kept_levels)
             if processes.is_first():
-                stack.enter_context(open_folder(folder, searched))
+                stack.enter_context(open_folder(folder, searched, {"versions": results.versions()}))
             processes.barrier("folder is open")
         job = None if folder is None else Job(folder, Execution(sparse_kernels=sparse_kernels))
         swept, rewind_to = search.run(found, job, seeds, data, watched, kept_levels, observe, sparse_kernels)

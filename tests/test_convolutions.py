@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend import core
 
-from lth_jax import models
+from lth_jax import models, training
 from lth_jax.kernels.convolutions import Conv, band, convolve, max_pool, piece_width
 from lth_jax.tickets import masks
 
@@ -31,6 +32,46 @@ def test_a_convolution_by_hand(method):
 def test_the_band_by_hand():
     matrix = band(jnp.array([5.0, 7]).reshape(1, 2, 1, 1), width=4, stride=2)[0, :, 0, :, 0]
     np.testing.assert_array_equal(matrix, [[5, 0], [7, 0], [0, 5], [0, 7]])
+
+
+KINDS = {
+    "plain": {}, "strides": {"strides": 2}, "valid": {"padding": "VALID"}, "dilated": {"kernel_dilation": 2},
+    "groups": {"feature_group_count": 2}, "depthwise": {"feature_group_count": 4},
+    "circular": {"padding": "CIRCULAR"},
+    "all": {"strides": 2, "feature_group_count": 4, "kernel_dilation": 2},
+}  # fmt: skip
+SPACES = {"1-D": ((2, 9, 4), (3,)), "2-D": ((2, 9, 8, 4), (3, 2)), "3-D": ((2, 5, 6, 7, 4), (2, 3, 3))}
+
+
+def canonical(program):
+    """Whether every convolution of a program has batch, space, channels and space, input, output."""
+    for equation in program.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            numbers, rank = equation.params["dimension_numbers"], equation.invars[0].aval.ndim
+            image, kernel = (0, rank - 1, *range(1, rank - 1)), (rank - 1, rank - 2, *range(rank - 2))
+            if (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) != (image, kernel, image):
+                return False
+        if not all(map(canonical, core.jaxprs_in_params(equation.params))):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", [*KINDS, "transposed", "remat"])
+def test_a_gradients_convolutions_are_in_the_order_that_is_fast_in_a_loop(kind, space):
+    """Whatever somebody's module is, and the same gradients as JAX's own, whose order is another."""
+    shape, window = SPACES[space]
+    layer = {"transposed": nn.ConvTranspose, "remat": nn.remat(nn.Conv)}.get(kind, nn.Conv)
+    options = KINDS.get(kind, {})
+    module = nn.Sequential([layer(8, window, **options), nn.relu, layer(8, window, **options)])
+    images = random(0, *shape)
+    variables = module.init(jax.random.key(0), images)
+    loss = lambda variables: (jnp.mean(module.apply(variables, images) ** 2), None)  # noqa: E731
+    own, theirs = training.value_and_grad(loss), jax.value_and_grad(loss, has_aux=True)
+    assert canonical(jax.make_jaxpr(own)(variables).jaxpr)
+    assert not canonical(jax.make_jaxpr(theirs)(variables).jaxpr)
+    found, expected = (jax.jit(each)(variables) for each in (own, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
 @st.composite

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from idx import write_idx
 
 from lth_jax import levels, models, training
-from lth_jax.runs import axis, memory, sweep
+from lth_jax.runs import axis, blocks, memory
 from lth_jax.tickets import schedules
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def test_what_a_sweep_holds_of_a_run_by_hand():
         plan = levels.Plan(recipe, sizes, {"a": {"kernel": True}}, **choices)
         zeros = {"a": {"kernel": jnp.zeros((100, 10))}}
         run = jax.eval_shape(lambda: levels.begin(0, zeros, {}, plan))
-        return memory.tree_bytes(sweep.block_state(run, plan)) // 1000
+        return memory.tree_bytes(blocks.block_state(run, plan)) // 1000
 
     # Of each weight: 4 + 1 with its mask and 4 to rewind to, 4 + 1 where a network starts, 4 trained.
     assert held() == 9 + 5 + 4
@@ -132,15 +132,15 @@ def test_a_chunk_stays_what_it_was(monkeypatch):
 def test_blocks_have_a_folder_each(tmp_path, monkeypatch):
     state = {"x": jax.ShapeDtypeStruct((1000,), jnp.float32)}
     seeds = list(range(10))
-    assert list(sweep.blocks(tmp_path, seeds, state)) == [(tmp_path, seeds)]
-    cut = list(sweep.blocks(tmp_path, seeds, state, 4))
+    assert list(blocks.blocks(tmp_path, seeds, state)) == [(tmp_path, seeds)]
+    cut = list(blocks.blocks(tmp_path, seeds, state, 4))
     assert [(place.name, part) for place, part in cut] == [
         ("runs 1-4", [0, 1, 2, 3]),
         ("runs 5-8", [4, 5, 6, 7]),
         ("runs 9-10", [8, 9]),
     ]
     monkeypatch.setattr(memory, "total", lambda: 130_000)  # half of it holds four times 16,000
-    assert [len(part) for _, part in sweep.blocks(tmp_path, seeds, state)] == [4, 4, 2]
+    assert [len(part) for _, part in blocks.blocks(tmp_path, seeds, state)] == [4, 4, 2]
 
 
 class Host:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from lth_jax.errors import require
 from lth_jax.models import Network
 from lth_jax.tasks import Task, classification
-from lth_jax.training import EVALUATION_BATCH, TrainState, evaluate, examples_of
+from lth_jax.training import TrainState, evaluate
 from lth_jax.types import Mask, Metrics, PRNGKey
 
 POINTS = 30
@@ -65,8 +65,8 @@ def path(
     """
 
     def at(share: Array) -> Metrics:
-        params, collections = (between(getattr(one, n), getattr(other, n), share) for n in one._fields[:2])
-        state = TrainState(params, collections, {})
+        params = between(one.params, other.params, share)
+        state = TrainState(params, between(one.collections, other.collections, share), {})
         if batches is not None:
             state = recomputed(state, batches, network, task, key)
         return evaluate(state, data, network, task)
@@ -153,20 +153,15 @@ def agreement(
       network: of both; its outputs are logits, classes last.
       task: makes inputs of a batch; classification unless given.
     """
-    task, examples = classification() if task is None else task, examples_of(data)
-    size = min(EVALUATION_BATCH, examples)
+    task = classification() if task is None else task
 
-    def same(batch: PyTree) -> Array:
-        inputs = task.inputs(None, batch)
-        answers = [network.apply(s.params, s.collections, inputs, None)[0].argmax(-1) for s in (one, other)]
-        return (answers[0] == answers[1]).reshape(-1)
+    def same(states: Any, collections: Any, inputs: Any, key: Any) -> Any:
+        answers = [network.apply(s.params, s.collections, inputs, None)[0].argmax(-1) for s in states]
+        return (answers[0] == answers[1]).reshape(answers[0].shape[0], -1).mean(1), collections
 
-    whole = examples // size * size
-    cut = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), data)
-    found = [jax.lax.map(same, cut).reshape(-1)]
-    if whole < examples:
-        found.append(same(jax.tree.map(lambda leaf: leaf[whole:], data)))
-    return jnp.mean(jnp.concatenate(found), dtype=jnp.float32)
+    asked = Task(task.inputs, lambda agree, batch: agree, {})
+    both = TrainState((one, other), {}, {})
+    return jnp.asarray(evaluate(both, data, Network(network.init, same), asked)["loss"])
 
 
 def align(one: PyTree, other: PyTree, layers: Sequence[str], rounds: int = 100) -> PyTree:

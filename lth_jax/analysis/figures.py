@@ -177,13 +177,13 @@ def bands(
       name: for the legend.
       index: which colour, see :func:`style`.
       center: the line, one number per point; the samples' mean when not given.
-      percentiles: the band's edges, in percent.
+      percentiles: the band's lower and upper end, in percent.
     """
     finite = [column[np.isfinite(column)] for column in np.asarray(samples).T]
-    edges = np.array([np.percentile(c, percentiles) if c.size else (np.nan, np.nan) for c in finite])
+    ends = np.array([np.percentile(c, percentiles) if c.size else (np.nan, np.nan) for c in finite])
     if center is None:
         center = np.array([column.mean() if column.size else np.nan for column in finite])
-    low, high = edges.T
+    low, high = ends.T
     color = style(index)["color"]
     ax.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(at, center, color=color, label=name)

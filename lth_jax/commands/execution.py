@@ -69,7 +69,7 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
     named = getattr(settings, "dataset", None)
     dataset = data.load(named, job.execution.data_dir or None) if named else None
     work.check(settings, dataset)
-    begun: dict[str, Any] = {"versions": {name: results.version(name) for name in results.LIBRARIES}}
+    begun: dict[str, Any] = {"versions": results.versions()}
     if dataset:
         begun |= {name: getattr(dataset, name) for name in ("title", "source", "fingerprint")}
     if dataset and work.program:

@@ -23,9 +23,10 @@ from lth_jax.commands.settings import Config
 from lth_jax.keys import stream
 from lth_jax.places import user_path
 from lth_jax.runs import config, identity, memory, processes, results
+from lth_jax.runs.blocks import block_state
 from lth_jax.runs.job import Execution, Job
 from lth_jax.runs.storage import write_text
-from lth_jax.runs.sweep import Swept, block_state
+from lth_jax.runs.sweep import Swept
 from lth_jax.search import Search
 from lth_jax.training import splits
 from lth_jax.types import Split

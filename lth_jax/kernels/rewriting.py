@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 Rule = Callable[[core.JaxprEqn, list[Any]], "list[Any] | None"]
 """``(equation, its operands)`` to its results, or ``None`` to leave it as it is."""
 
-CALLS = ("jit", "pjit", "closed_call", "core_call")
+CALLS = ("jit", "pjit")
 CHECKPOINTS = ("checkpoint", "remat", "remat2")
 
 

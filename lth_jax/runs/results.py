@@ -68,12 +68,16 @@ def version(library: str) -> str:
         return "unknown"
 
 
+def versions() -> dict[str, str]:
+    """The versions of the libraries that numbers depend on."""
+    return {library: version(library) for library in LIBRARIES}
+
+
 def attributes(config: Any, **more: Any) -> dict[str, Any]:
     """What a results file says of its origin: configuration, versions, device, commit, and ``more``."""
-    versions = {library: version(library) for library in LIBRARIES}
     return {
         "config": json.dumps(json.loads(to_json(config))),
-        "versions": json.dumps({**versions, "python": platform.python_version()}),
+        "versions": json.dumps({**versions(), "python": platform.python_version()}),
         "device": device_name(),
         "commit": git_commit(),
         **more,

@@ -5,8 +5,10 @@ at once as a level would, with the sweep's own optimizer: dense, and compressed 
 is a line. Each level then compresses what is faster so, unless it gains less than another program costs.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +17,21 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from lth_jax import compression
 from lth_jax.compression import Entries, separable
+from lth_jax.errors import warn
 from lth_jax.kernels import sparse
 from lth_jax.kernels.native import native
+from lth_jax.models import Network
 from lth_jax.runs import axis
+from lth_jax.runs.storage import write_text
+from lth_jax.tasks import Task
 from lth_jax.tickets import masks
-from lth_jax.training import Recipe, TrainState, update
+from lth_jax.training import Recipe, TrainState, init_state, train_step
 from lth_jax.types import Shapes
+
+RECORD = "speed.json"
+"""What was measured when a sweep began, beside its checkpoints."""
 
 SMALLEST = 4096
 """Weights of a kernel that is worth the trouble."""
@@ -57,7 +67,7 @@ def candidates(uses: Sequence[sparse.Use | None], shapes: Shapes, prunable: PyTr
     """Which leaves could be held compressed: prunable kernels of some size, used in one product only."""
     leaves, yes = jax.tree.leaves(shapes), jax.tree.leaves(prunable)
     return [
-        bool(use and prune and leaf.size >= SMALLEST)
+        bool(use and prune and SMALLEST <= leaf.size < 2**31)
         for use, leaf, prune in zip(uses, leaves, yes, strict=True)
     ]
 
@@ -77,37 +87,31 @@ def measure(shape: Sequence[int], use: sparse.Use, optimizer: optax.GradientTran
 def _step_seconds(
     shape: Sequence[int], use: sparse.Use, optimizer: optax.GradientTransformation, kept: int | None
 ) -> float:
+    """Seconds of a step of a network of this layer alone, trained as levels are; dense without ``kept``."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((use.rows, shape[0])), jnp.float32)
-    chosen = np.zeros(shape, bool)
-    chosen.flat[rng.permutation(chosen.size)[: kept or chosen.size // 3]] = True
-    where = sparse.structure(jnp.asarray(chosen), kept) if kept else None
-    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    params = {"kernel": sparse.compress(kernel, where) if where else kernel}
-    mask = (
-        jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
-        if where
-        else {"kernel": jnp.asarray(chosen)}
-    )
+    chosen = rng.permutation(int(np.prod(shape))).reshape(shape) < (kept or np.prod(shape) // 3)
+    params = {"kernel": jnp.asarray(rng.standard_normal(shape), jnp.float32)}
+    mask = {"kernel": jnp.asarray(chosen)}
+    if use.gradient:  # something before the layer that is trained too
+        params["shift"], mask["shift"] = jnp.zeros((1, shape[0])), jnp.ones((1, shape[0]), bool)
 
-    def loss(params: Any, x: Any) -> Any:
-        w = params["kernel"]
-        y = sparse.product(x, sparse.Compressed(w, where, (shape[0], shape[1]))) if where else x @ w
-        return jnp.mean(y * y)
+    def apply(params: Any, collections: Any, x: Any, key: Any) -> Any:
+        return (x + params["shift"] if use.gradient else x) @ params["kernel"], collections
 
-    def step(carry: Any, _: Any) -> Any:
-        state, x = carry
-        value, (gradient, dx) = jax.value_and_grad(loss, (0, 1))(state.params, x)
-        gradient = masks.apply(mask, gradient)
-        updates, opt_state = update(optimizer, gradient, state, value, lambda params: loss(params, x))
-        params = optax.apply_updates(state.params, masks.apply(mask, updates))
-        return (TrainState(params, {}, opt_state), x - 1e-6 * dx if use.gradient else x), None
-
+    layer = Network(lambda key, x: (params, {}), apply)
+    task = Task(lambda key, x: x, lambda y, x: jnp.mean(y * y, axis=-1), {})
     steps = int(np.clip(1e9 / (use.rows * np.prod(shape)), 2, 100))
-    mesh = axis.run_mesh(jax.local_devices())  # of several processes each measures alone
-    run = axis.map_runs(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0], mesh, chunk=1)
-    carry = TrainState(masks.apply(mask, params), {}, optimizer.init(params)), x
-    everywhere = axis.stack([carry] * jax.local_device_count())
+    recipe = Recipe(layer, optimizer, use.rows, steps, task=task)
+    entries = tuple(kept if name == "kernel" else None for name in sorted(params))
+
+    def train(state: TrainState) -> TrainState:
+        held = compression.compressed(state, mask, recipe, entries)
+        step = lambda state, _: train_step(jax.random.key(0), state, held.mask, x, held.recipe)  # noqa: E731
+        return jax.lax.scan(step, held.state, None, length=steps)[0]
+
+    run = axis.map_runs(train, chunk=1)
+    everywhere = axis.stack([init_state(recipe, params, {}, mask)] * jax.device_count())
     jax.block_until_ready(run(everywhere))
     taken = []
     for _ in range(3):
@@ -167,6 +171,7 @@ def decide(
     batch: PyTree,
     steps: float,
     sparse_kernels: str = "auto",
+    folder: Path | None = None,
 ) -> Decision:
     """Look at a sweep's network, optimizer and machine, and decide how its levels choose.
 
@@ -178,6 +183,7 @@ def decide(
       batch: one batch, or its shapes.
       steps: training steps of all networks and levels, for one device.
       sparse_kernels: ``auto`` measures, ``on`` compresses whatever can be, ``off`` nothing.
+      folder: where what is measured is kept, so that a sweep that is resumed chooses as it did.
     """
     if sparse_kernels == "off" or jax.default_backend() != "cpu":
         return Decision(never)
@@ -201,16 +207,11 @@ def decide(
         )
     if sparse_kernels == "on":
         return Decision(always(held))
-    measured: dict[Any, Speed] = {}
-    speeds: list[Speed | None] = []
-    for use, (_, leaf), yes in zip(uses, leaves, held, strict=True):
-        case = (leaf.shape, use)
-        if yes and use and case not in measured:
-            try:
-                measured[case] = measure(leaf.shape, use, recipe.optimizer)
-            except Exception:  # an optimizer may know the model's own layers only
-                measured[case] = measure(leaf.shape, use, optax.sgd(1e-3))
-        speeds.append(measured[case] if yes else None)
+    speeds = _kept_speeds(folder, held)
+    if speeds is None:
+        speeds = _measured_speeds(recipe, uses, [leaf for _, leaf in leaves], held)
+        if folder is not None:
+            write_text(folder / RECORD, json.dumps(speeds))
     said = [
         f"{'/'.join(masks.path_names(path[:-1]))} below {least:.0%}"
         for (path, leaf), speed in zip(leaves, speeds, strict=True)
@@ -218,3 +219,35 @@ def decide(
     ]
     line = f"held compressed where a level pays for it: {', '.join(said)} kept" if said else ""
     return Decision(chooser(speeds), line)
+
+
+def _measured_speeds(
+    recipe: Recipe, uses: Sequence[sparse.Use | None], leaves: Sequence[Any], held: Sequence[bool]
+) -> list[Speed | None]:
+    """What each layer's step takes; layers of one shape are measured once."""
+    measured: dict[Any, Speed] = {}
+    speeds: list[Speed | None] = []
+    for use, leaf, yes in zip(uses, leaves, held, strict=True):
+        case = (leaf.shape, use)
+        if yes and use and case not in measured:
+            try:
+                measured[case] = measure(leaf.shape, use, recipe.optimizer)
+            except Exception:  # an optimizer may know the model's own layers only
+                measured[case] = measure(leaf.shape, use, optax.sgd(1e-3))
+        speeds.append(measured[case] if yes else None)
+    return speeds
+
+
+def _kept_speeds(folder: Path | None, held: Sequence[bool]) -> list[Speed | None] | None:
+    """What was measured when a sweep began; ``None`` if it begins now."""
+    if folder is None or not (folder / RECORD).exists():
+        return None
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        speeds = [None if each is None else Speed(*map(float, each)) for each in found]
+        if [speed is not None for speed in speeds] == list(held):
+            return speeds
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    warn(f"{folder / RECORD} is damaged: speeds are measured again")
+    return None

@@ -1,7 +1,6 @@
 """Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
 import functools
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from lth_jax import compression
-from lth_jax.errors import InputError, require
+from lth_jax.errors import InputError
 from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
-from lth_jax.runs import axis, checkpoints, checks, memory, processes, signals, speed
+from lth_jax.runs import axis, checkpoints, checks, processes, signals, speed
+from lth_jax.runs.blocks import block_state, blocks
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Describe, Progress, reporting
 from lth_jax.training import Observer, TrainState
@@ -91,9 +91,7 @@ def run_levels(
     steps = runs.seed.shape[0] * count * (plan.recipe.steps - plan.first) / mesh.size
 
     def compressed(starts: Start) -> compression.Entries | None:
-        if choose is speed.never and not processes.several():  # other machines may choose otherwise
-            return None
-        return tuple(processes.smallest(room or 0) or None for room in choose(most_kept(starts), steps))
+        return None if choose is speed.never else choose(most_kept(starts), steps)
 
     @functools.cache  # a level is another program only where something else is compressed
     def train(entries: compression.Entries | None) -> Callable[..., tuple[TrainState, PyTree]]:
@@ -236,12 +234,11 @@ def sweep(
     found = []
     for split, examples in {"training": data, **options.get("watch", {}), **options.get("final", {})}.items():
         checks.check_examples(split, examples, one.ticket.params, one.ticket.collections, plan.recipe)
-    decision = _decide(
-        one, data, plan, levels, len(labels), job.execution.sparse_kernels if job else sparse_kernels
-    )
+    places = job and (job.checkpoints / part.replace(" ", "_") if part else job.checkpoints)
+    wanted = job.execution.sparse_kernels if job else sparse_kernels
+    decision = _decide(one, data, plan, levels, len(labels), wanted, places)
     if job and decision.line:
         print(decision.line, flush=True)
-    places = job and (job.checkpoints / part.replace(" ", "_") if part else job.checkpoints)
     chunk, size = (job.chunk, job.execution.block) if job else (None, 0)
     for place, block in blocks(places, labels, block_state(one, plan), size):
         runs, whole = begin(block), len(block) == len(labels)
@@ -265,9 +262,9 @@ def sweep(
 
 
 def _decide(
-    one: Run, data: PyTree, plan: Plan, levels: int, runs: int, sparse_kernels: str
+    one: Run, data: PyTree, plan: Plan, levels: int, runs: int, sparse_kernels: str, folder: Path | None
 ) -> speed.Decision:
-    """How the levels of a sweep choose what they hold compressed."""
+    """How the levels of a sweep choose what they hold compressed; several processes hold all dense."""
     ticket, recipe = one.ticket, plan.recipe
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((recipe.batch_size, *leaf.shape[1:]), leaf.dtype), data
@@ -275,19 +272,14 @@ def _decide(
     networks = runs * len(plan.networks) / jax.device_count()
     steps = networks * levels * (recipe.steps - plan.first)
     wanted = "off" if plan.optimizer == "carried" or processes.several() else sparse_kernels
-    return speed.decide(recipe, ticket.params, plan.prunable, ticket.collections, batch, steps, wanted)
+    return speed.decide(
+        recipe, ticket.params, plan.prunable, ticket.collections, batch, steps, wanted, folder
+    )
 
 
 def int_level(runs: Run) -> int:
     """The level that stacked runs are at."""
     return int(processes.own(runs.level)[0])
-
-
-def block_state(run: Run, plan: Plan) -> PyTree:
-    """What a sweep holds of one run beside what it computes: the run, its networks, and what they become."""
-    starts = jax.eval_shape(lambda run: branch(run, plan), run)
-    trained = [start.ticket.params for start in starts]
-    return run, starts, trained
 
 
 def with_checkpoints(
@@ -387,41 +379,3 @@ def _check_seeds(folder: Path, runs: PyTree, restored: PyTree) -> None:
     ours, theirs = (processes.gather(getattr(state, "seed", ())) for state in (runs, restored))
     if not np.array_equal(ours, theirs):
         raise InputError(f"{folder} has a sweep of seeds {theirs.tolist()}, not {ours.tolist()}")
-
-
-def blocks(
-    folder: Path | None, runs: Sequence[Any], state: PyTree, size: int = 0
-) -> Iterator[tuple[Path | None, Sequence[Any]]]:
-    """Cut runs into blocks that memory can hold, each to be swept through all levels before the next.
-
-    Args:
-      folder: where the checkpoints are, of one block or of all.
-      runs: the runs, or whatever names one.
-      state: what is held of one run, arrays or their ``jax.ShapeDtypeStruct``s, see :func:`block_state`.
-      size: runs in a block; 0 chooses by memory, see ``memory.fitting_block``.
-
-    Yields:
-      A folder for the block's checkpoints, and its part of ``runs``.
-
-    Raises:
-      InputError: the folder has checkpoints of blocks of another size.
-    """
-    fitting = memory.fitting_block(memory.total(), len(runs), memory.tree_bytes(state), jax.device_count())
-    if begun := 0 if folder is None else _begun_block(folder, len(runs)):
-        problem = f"{folder}: these levels were begun with blocks of {begun} runs"
-        same = min(size, len(runs)) in (0, begun)
-        require(same, f"--block {size}: {problem}; repeat that, or choose another --out")
-        fitting = begun
-    size = processes.smallest(size or fitting)
-    for first in range(0, len(runs), size):
-        last = min(first + size, len(runs))
-        place = folder if size >= len(runs) or folder is None else folder / f"runs {first + 1}-{last}"
-        yield place, runs[first:last]
-
-
-def _begun_block(folder: Path, runs: int) -> int:
-    """Runs in a block of the checkpoints that a folder has; 0 if it has none."""
-    if checkpoints.numbers(folder):
-        return runs
-    first = [re.fullmatch(r"runs 1-(\d+)", path.name) for path in folder.glob("runs 1-*")]
-    return max((int(found[1]) for found in first if found), default=0)

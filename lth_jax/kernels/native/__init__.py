@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -44,7 +45,7 @@ def native() -> Native:
     if os.environ.get("LTH_JAX_NATIVE", "").lower() in ("0", "false", "off"):
         return Native(False, "LTH_JAX_NATIVE is 0")
     try:
-        library = ctypes.CDLL(str(build()))
+        library = _loaded()
         for symbol in TARGETS.values():
             capsule = jax.ffi.pycapsule(getattr(library, symbol))
             jax.ffi.register_ffi_target(symbol, capsule, platform="cpu")
@@ -52,6 +53,16 @@ def native() -> Native:
         lines = str(error).splitlines()
         return Native(False, lines[0][:160] if lines else type(error).__name__)
     return Native(True, lanes=library.lth_lanes(), tile=library.lth_tile())
+
+
+def _loaded() -> ctypes.CDLL:
+    """The library; one that is damaged is compiled again."""
+    path = build()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(build()))
 
 
 def build(folder: Path | None = None, machine: Sequence[str] | None = None) -> Path:
@@ -67,7 +78,7 @@ def build(folder: Path | None = None, machine: Sequence[str] | None = None) -> P
     """
     compiler = find_compiler()
     flags = [*FLAGS, *(machine_flags() if machine is None else machine)]
-    parts = [processor(), platform.platform(), _version(compiler), jax.__version__, *flags]
+    parts = [processor(), platform.platform(), _version(compiler), jax.__version__, *compiler, *flags]
     content = [path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*"))]
     digest = hashlib.sha256("\n".join(parts).encode() + b"\0".join(content)).hexdigest()[:16]
     folder = cache_folder("native") if folder is None else folder
@@ -78,26 +89,26 @@ def build(folder: Path | None = None, machine: Sequence[str] | None = None) -> P
     with tempfile.TemporaryDirectory(dir=folder) as aside:  # renamed when whole: others may be reading
         made = Path(aside) / "kernels.so"
         source, headers = str(SOURCES / "handlers.cc"), f"-isystem{jax.ffi.include_dir()}"
-        command = [compiler, *flags, headers, source, "-o", str(made)]
+        command = [*compiler, *flags, headers, source, "-o", str(made)]
         found = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
         if found.returncode:
             said = found.stderr.strip().splitlines() or [f"exit code {found.returncode}"]
-            raise OSError(f"{Path(compiler).name} fails: {said[0]}")
+            raise OSError(f"{Path(compiler[0]).name} fails: {said[0]}")
         os.replace(made, library)
     return library
 
 
-def find_compiler() -> str:
-    """The C++ compiler: the one that ``CXX`` names, or the system's.
+def find_compiler() -> list[str]:
+    """The C++ compiler: what ``CXX`` says, arguments of its own included, or the system's.
 
     Raises:
       OSError: there is none.
     """
-    named = os.environ.get("CXX", "")
-    for name in [named] if named else COMPILERS:
+    named = shlex.split(os.environ.get("CXX", ""))
+    for name, *more in [named] if named else [[name] for name in COMPILERS]:
         if found := shutil.which(name):
-            return found
-    raise OSError(f"no C++ compiler: {named or ', '.join(COMPILERS)}")
+            return [found, *more]
+    raise OSError(f"no C++ compiler: {' '.join(named) or ', '.join(COMPILERS)}")
 
 
 def machine_flags() -> list[str]:
@@ -117,8 +128,8 @@ def processor() -> str:
     return "\n".join([platform.machine(), *sorted({line for line in lines if line.startswith(kinds)})])
 
 
-def _version(compiler: str) -> str:
+def _version(compiler: Sequence[str]) -> str:
     asked = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60
+        [*compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60
     )
     return asked.stdout
