@@ -11,6 +11,7 @@ EXPERIMENTS = {
     "xor": "XOR learned by small networks, random and pruned (document 002)",
     "ticket_distribution": "what makes a ticket special, its mask or its weights (document 001)",
     "mnist_tickets": "winning tickets on MNIST and their controls (document 002)",
+    "stability": "copies trained in other orders, and the line between them (Frankle et al. 2019, 2020)",
     "supermask": "networks that work untrained, and how small a network must be (document 004)",
     "benchmark": "speed against PyTorch and against the machine's own peak",
 }

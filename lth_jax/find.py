@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from lth_jax import models, search
 from lth_jax.analysis import records
+from lth_jax.analysis.connectivity import STATISTICS
 from lth_jax.devices import use_host_devices
 from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
@@ -119,6 +120,9 @@ def find_tickets(
     validation: PyTree | None = None,
     observe: Mapping[str, Observer] | None = None,
     keep_weights: bool | Sequence[int] = False,
+    children: Whole = 0,
+    path_points: Whole = 30,
+    path_statistics: str = "interpolated",
     folder: str | Path | None = None,
     sparse_kernels: str = "auto",
 ) -> Tickets:
@@ -156,6 +160,10 @@ def find_tickets(
       validation: examples whose least loss says when to stop: ``early_stop_iteration`` in the results.
       observe: functions of the training state, by name; what they give joins the curves.
       keep_weights: whether trained weights are kept, or of which levels.
+      children: copies of every network, each trained in an order of the examples of its own; results have
+        the line between any two of them, its barrier, distance and angle, see ``analysis.connectivity``.
+      path_points: steps of that line.
+      path_statistics: batch statistics on it, ``interpolated`` or ``recomputed``.
       folder: saves after every level and goes on from there when called again; prints a line a level.
       sparse_kernels: on a CPU, whether levels compute with kept weights alone: where it is faster (``auto``),
         wherever possible (``on``), never (``off``). Losses are the same but for the order of sums.
@@ -173,6 +181,8 @@ def find_tickets(
     levels, epochs, batch_size = (whole_number(name, value) for name, value in numbers.items())
     eval_every = whole_number("eval_every", eval_every, 0)
     score_batch = whole_number("score_batch", score_batch, 0)
+    children, path_points = whole_number("children", children, 0), whole_number("path_points", path_points)
+    require(path_statistics in STATISTICS, f"path_statistics {path_statistics}: {', '.join(STATISTICS)}")
     require(sparse_kernels in SPARSE, f"sparse_kernels {sparse_kernels}: expected {', '.join(SPARSE)}")
     rewind = rewind if isinstance(rewind, str) else whole_number("rewind", rewind, 0)
     network = models.as_network(model)
@@ -190,6 +200,7 @@ def find_tickets(
     choices = Choices(
         levels, epochs, batch_size, rate, dict(layers or {}), scope, one_shot, density, rewind,
         rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prunable,
+        children, path_points, path_statistics,
     )  # fmt: skip
     found = search.prepare(network, optimizer, examples_of(data), initial, choices, task)
     plan, watched = found.plan, {"test": test} | ({} if validation is None else {"validation": validation})

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from lth_jax.types import PRNGKey
 
-STREAMS = ("init", "order", "model", "default_init", "reinit", "shuffle", "mask", "sample", "score")
+STREAMS = ("init", "order", "model", "default_init", "reinit", "shuffle", "mask", "sample", "score", "child")
 """Names of the streams. Their position is part of every published number: append, never reorder."""
 
 IMPLEMENTATION = "threefry2x32"

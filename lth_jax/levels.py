@@ -33,7 +33,7 @@ from lth_jax.training import (
     examples_of,
     train,
 )
-from lth_jax.types import Collections, Mask, Metrics, Params, Scores
+from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Scores
 
 STATE_KEY = 2**31 - 3
 """Tells the keys in an optimizer's state from those of the steps."""
@@ -67,6 +67,7 @@ class Start(NamedTuple):
     ticket: Ticket
     opt_state: optax.OptState  # {}: fresh
     stop: Any  # the iteration at which this network stops; {}: the last
+    copy: Any = {}  # noqa: RUF012  # which of several orders of examples; {} and 0: the run's own
 
 
 class Outcome(NamedTuple):
@@ -100,6 +101,8 @@ class Plan:
         level before, or the one that was there at the start, ``rewound``.
       collections: likewise the model's other variables: those of the ``start``, or as ``trained``.
       controls: by name; all are trained beside the ticket, in the same order of examples.
+      children: copies of the ticket and of each control, the first in the run's own order of examples, each
+        other one in its own, with other augmentation and dropout too; 0 and 1: no copies.
     """
 
     recipe: Recipe
@@ -112,11 +115,18 @@ class Plan:
     optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
     collections: Literal["start", "trained"] = "start"
     controls: Mapping[str, Control] = field(default_factory=dict)
+    children: int = 0
+
+    @property
+    def parents(self) -> list[str]:
+        """The names of the networks that differ in their start: the ticket, then its controls."""
+        return ["ticket", *self.controls]
 
     @property
     def networks(self) -> list[str]:
-        """The names of what is trained at each level of a run: the ticket, then its controls."""
-        return ["ticket", *self.controls]
+        """The names of what is trained at each level of a run: the parents, then their copies by order."""
+        more = range(2, self.children + 1)
+        return self.parents + [f"{name}/{copy}" for copy in more for name in self.parents]
 
     @property
     def keeps_optimizer(self) -> bool:
@@ -165,9 +175,24 @@ def begin(
 
 
 def branch(run: Run, plan: Plan) -> list[Start]:
-    """The networks of one level of one run: its ticket first, then the controls in their order."""
+    """The networks of one level of one run, as ``plan.networks`` names them."""
     tickets = [run.ticket, *(control(run) for control in plan.controls.values())]
-    return [Start(run.seed, run.level, ticket, run.opt_state, {}) for ticket in tickets]
+    copies = [jnp.asarray(copy, jnp.int32) for copy in range(plan.children)] if plan.children > 1 else [{}]
+    return [
+        Start(run.seed, run.level, ticket, run.opt_state, {}, copy) for copy in copies for ticket in tickets
+    ]
+
+
+def streams(start: Start) -> tuple[PRNGKey, PRNGKey]:
+    """The keys of a network's order of examples and of its noise: the run's own, or those of a copy."""
+    own = [stream(start.seed, name, start.level) for name in ("order", "model")]
+    if isinstance(start.copy, dict):
+        return own[0], own[1]
+    theirs = stream(start.seed, "child", start.level, start.copy)
+    order, noise = (
+        jnp.where(start.copy == 0, key, jax.random.fold_in(theirs, place)) for place, key in enumerate(own)
+    )
+    return order, noise
 
 
 def train_network(
@@ -180,7 +205,7 @@ def train_network(
     entries: compression.Entries | None = None,
     **options: Any,
 ) -> Outcome:
-    """Train one network; those of one seed and level see the examples in one order.
+    """Train one network; those of one seed and level see the examples in one order, unless they are copies.
 
     Args:
       start: where, and up to which iteration.
@@ -192,7 +217,7 @@ def train_network(
       entries: kernels to hold compressed, see ``compression.choose``; none unless given.
       **options: of :func:`training.train`.
     """
-    order, noise = (stream(start.seed, name, start.level) for name in ("order", "model"))
+    order, noise = streams(start)
     params, mask, collections = start.ticket
     params = masks.apply(mask, params)
     fresh = not jax.tree.leaves(start.opt_state) and start.opt_state == {}

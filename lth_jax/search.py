@@ -1,5 +1,6 @@
 """From a model and some choices to a plan and its runs: what ``find_tickets`` and ``lth-jax sweep`` share."""
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,14 @@ import optax
 from jaxtyping import PyTree
 
 from lth_jax import levels
-from lth_jax.analysis import records
+from lth_jax.analysis import connectivity, records
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
 from lth_jax.models import Network
 from lth_jax.runs import axis, checkpoints, checks, processes, signals
 from lth_jax.runs.job import Job
-from lth_jax.runs.sweep import Swept, nothing, sweep
+from lth_jax.runs.sweep import Compare, Pair, Swept, nothing, sweep
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import controls, masks, rewinding, schedules, scores
 from lth_jax.tickets.masks import Predicate, is_kernel
@@ -59,6 +60,10 @@ class Choices:
       score: what the ranking goes by.
       score_batch: training examples whose loss the score may ask for.
       prunable: which parameters, by path and leaf.
+      children: copies of every network of a level, each in an order of the examples of its own: the line
+        between any two is recorded, see ``analysis.connectivity``; 0 is none.
+      path_points: steps of that line.
+      path_statistics: batch statistics on it, one of ``connectivity.STATISTICS``.
     """
 
     levels: int = 10
@@ -77,10 +82,13 @@ class Choices:
     score: scores.Score = scores.magnitude
     score_batch: int = 0
     prunable: Predicate = is_kernel
+    children: int = 0
+    path_points: int = connectivity.POINTS
+    path_statistics: str = "interpolated"
 
 
 class Search(NamedTuple):
-    """A plan, and how its runs begin.
+    """A plan, how its runs begin, and how copies are compared.
 
     ``begin(seed)`` is a run before level 0; where ``early`` is not 0 it has to be trained for so many
     iterations first, with ``begin(seed, data)``.
@@ -90,6 +98,7 @@ class Search(NamedTuple):
     shapes: Shapes
     early: int
     begin: Callable[..., Run]
+    compare: Compare
 
 
 def prepare(
@@ -130,6 +139,7 @@ def prepare(
     )
     names = list(choices.controls)
     require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
+    require(choices.children != 1, "children 1: a line needs two")
     resets = kind == "weights"
     plan = Plan(
         Recipe(
@@ -145,8 +155,16 @@ def prepare(
         optimizer=choices.optimizer,
         collections="start" if resets else "trained",
         controls={name: make_control(name, initial, prunable) for name in choices.controls},
+        children=choices.children,
     )  # fmt: skip
-    return Search(plan, shapes, early, _beginner(plan, initial, early))
+    compare = functools.partial(
+        connectivity.compare,
+        recipe=plan.recipe,
+        prunable=prunable,
+        points=choices.path_points,
+        statistics=choices.path_statistics,
+    )
+    return Search(plan, shapes, early, _beginner(plan, initial, early), compare)
 
 
 def make_sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool]) -> schedules.Sizes:
@@ -260,6 +278,7 @@ def run(
     kept_levels: Sequence[int] = (),
     observe: Mapping[str, Observer] | None = None,
     sparse_kernels: str = "auto",
+    part: str = "",
 ) -> tuple[Swept, Params]:
     """Every level of every seed's search.
 
@@ -272,6 +291,7 @@ def run(
       kept_levels: the levels of which trained weights are kept.
       observe: functions of the training state, by name.
       sparse_kernels: see ``sweep``.
+      part: what tells this search from a job's other ones.
 
     Returns:
       What was measured and kept, and the weights ``[seed, ...]`` that levels after the first start from.
@@ -290,6 +310,7 @@ def run(
         data,
         plan,
         describe=records.describe,
+        part=part,
         keep=(lambda runs, trained: (trained.params, trained.collections)) if kept_levels else nothing,
         keep_levels=kept_levels,
         sparse_kernels=sparse_kernels,
@@ -298,8 +319,15 @@ def run(
         observe=observe,
         record=lambda outcome: records.record(outcome, plan),
         inspect=lambda run: records.packed_masks(run, plan),
+        compare=functools.partial(_apart_from_training, search.compare),
     )
     return swept, jax.tree.map(lambda *parts: np.concatenate(parts), *[run.rewind_to.params for run in begun])
+
+
+def _apart_from_training(compare: Compare, pair: Pair, data: PyTree, splits: Mapping[str, PyTree]) -> PyTree:
+    """Pairs compared on all splits but the training examples, whose many make the line expensive."""
+    held = {name: split for name, split in splits.items() if name != "train"}
+    return compare(pair, data=data, splits=held)
 
 
 def seed_numbers(seeds: Sequence[Any]) -> list[int]:

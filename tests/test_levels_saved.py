@@ -26,7 +26,7 @@ def test_a_loop_that_was_stopped_goes_on_where_it_was(tmp_path):
                 yield level.runs, (level.networks, level.inspected), level.trained.params
 
         kept = shapes.trained.params if keeping else {}
-        return sweep.with_checkpoints(folder, begin(plan), (like, kept), rounds, LEVELS, report, **keeping)
+        return rounds.with_checkpoints(folder, begin(plan), (like, kept), rounds, LEVELS, report, **keeping)
 
     def killed(progress):
         if progress.level == 1:

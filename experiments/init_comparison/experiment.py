@@ -132,7 +132,7 @@ def measure(outcome: levels.Outcome, plan: levels.Plan) -> dict[str, Any]:
 
 def describe(progress: Progress) -> str:
     """A level in a line."""
-    networks, _ = progress.record
+    networks, *_ = progress.record
     shown = tables.accuracy(networks["test_accuracy"][progress.level].ravel())
     return f"kept {networks['kept'][progress.level].mean():7.2%}  test accuracy (%) {shown}"
 

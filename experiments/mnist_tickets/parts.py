@@ -144,7 +144,7 @@ def run_group(group: Group, config: Config, job: Job, splits: Splits) -> tuple[x
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def describe(progress: Progress) -> str:
-        networks, _ = progress.record
+        networks, *_ = progress.record
         accuracy = networks["test_accuracy"][progress.level, :, 0, -1]
         kept = networks["kept"][progress.level].mean()
         return f"{group.name}: kept {kept:6.2%}  test accuracy {np.nanmean(accuracy):.2%} at the end"

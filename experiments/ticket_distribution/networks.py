@@ -19,7 +19,8 @@ from lth_jax.keys import stream
 from lth_jax.runs import axis
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Progress, reporting
-from lth_jax.runs.sweep import sweep, with_checkpoints
+from lth_jax.runs.rounds import with_checkpoints
+from lth_jax.runs.sweep import sweep
 from lth_jax.tickets import masks, rewinding, schedules
 from lth_jax.training import Recipe, TrainState, evaluation, init_state, restarted, train
 from lth_jax.types import Mask, Params, Split
@@ -139,7 +140,7 @@ def find_tickets(
 
 def describe_level(progress: Progress) -> str:
     """A level of pruning in a line."""
-    networks, _ = progress.record
+    networks, *_ = progress.record
     shown = accuracy(networks["test_accuracy"][progress.level].ravel())
     return f"kept {networks['kept'][progress.level].mean():7.2%}  test accuracy (%) {shown}"
 

@@ -8,7 +8,7 @@ Everything here is a pure function of one pair; ``jax.vmap`` or ``runs.axis`` ta
 asks SciPy, is the exception.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,20 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lth_jax.errors import require
+from lth_jax.keys import stream
 from lth_jax.models import Network
 from lth_jax.tasks import Task, classification
-from lth_jax.training import TrainState, evaluate
+from lth_jax.training import Recipe, TrainState, batch_order, evaluate, examples_of
 from lth_jax.types import Mask, Metrics, PRNGKey
 
 POINTS = 30
 """Steps of the line, as in the paper."""
+
+STATISTICS = ("interpolated", "recomputed")
+"""What batch statistics on the line are: mixed as the weights are, or of training passes at every point."""
+
+RECOMPUTED = 100
+"""Batches that statistics are recomputed from, at most: with a momentum of 0.9 older ones weigh 3e-5."""
 
 
 def between(one: PyTree, other: PyTree, share: float | Array) -> PyTree:
@@ -104,6 +111,47 @@ def barrier(values: Float[Array, "*pairs points"]) -> Float[Array, "*pairs"]:
       values: errors, or losses, along the path. For an accuracy say ``barrier(1 - accuracy)``.
     """
     return jnp.max(values, axis=-1) - (values[..., 0] + values[..., -1]) / 2
+
+
+def compare(
+    pair: Any,
+    data: PyTree,
+    splits: Mapping[str, PyTree],
+    recipe: Recipe,
+    prunable: PyTree[bool],
+    points: int = POINTS,
+    statistics: str = "interpolated",
+) -> dict[str, Any]:
+    """What is recorded of two copies of a network: the line between them, distance and angle, agreement.
+
+    Args:
+      pair: a ``runs.sweep.Pair``.
+      data: training examples, which statistics are recomputed from.
+      splits: what the line is evaluated on, by name.
+      recipe: network, task, examples in a batch.
+      prunable: which leaves count for the distance.
+      points: steps of the line.
+      statistics: one of ``STATISTICS``.
+
+    Returns:
+      ``SPLIT_METRIC_path`` ``[points + 1]`` of each metric, ``distance``, ``angle`` in degrees, and
+      ``SPLIT_agreement`` where the task has an accuracy.
+    """
+    network, task, found = recipe.network, recipe.task, {}
+    batches, key = None, stream(pair.seed, "sample")
+    if statistics == "recomputed" and jax.tree.leaves(pair.one.collections):
+        count = min(examples_of(data) // recipe.batch_size, RECOMPUTED)
+        chosen = batch_order(key, examples_of(data), recipe.batch_size, count)
+        batches = jax.tree.map(lambda leaf: leaf[chosen], data)
+    one, other = pair.one, pair.other
+    for name, split in splits.items():
+        line = path(one, other, split, network, task, points, batches, key)
+        found |= {f"{name}_{metric}_path": values for metric, values in line.items()}
+        if "accuracy" in task.metrics:
+            found[f"{name}_agreement"] = agreement(one, other, split, network, task)
+    counted = jax.tree.map(lambda mask, yes: mask & yes, pair.mask, prunable)
+    found["distance"], found["angle"] = distance(one.params, other.params, counted)
+    return found
 
 
 def distance(one: PyTree, other: PyTree, mask: Mask) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -1,5 +1,6 @@
 """What a search for tickets records of its levels, and how it is labelled."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import xarray as xr
 from jaxtyping import Array, PyTree
 
 from lth_jax import levels
-from lth_jax.analysis import tables
+from lth_jax.analysis import connectivity, tables
 from lth_jax.levels import Outcome, Plan, Run
 from lth_jax.runs import results
 from lth_jax.runs.progress import Progress
@@ -60,9 +61,10 @@ def labelled(
 ) -> xr.Dataset:
     """What :func:`record` has recorded, as arrays ``[network, seed, level, ...]``.
 
-    Without controls the dimension *network* is left out. Where there is a validation split and there are
-    curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the other
-    curves there. ``diverged`` marks networks whose loss is not finite, and those of the levels after.
+    Without controls and copies the dimension *network* is left out. Where there is a validation split and
+    there are curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the
+    other curves there. ``diverged`` marks networks whose loss is not finite, and those of the levels after.
+    Pairs of copies: see :func:`compared`.
     ``compressed`` is as how many values a layer was held while it was trained, 0 where it was held dense.
     """
     leaves = zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(plan.prunable), strict=True)
@@ -74,10 +76,33 @@ def labelled(
     if curves:
         at = observed_at(plan.recipe, plan.first)
         found = found.merge(results.label(curves, *axes, {"iteration": at}))
+    if plan.children:
+        found = found.merge(compared(plan, swept.compared, seeds))
     found = found.transpose("network", "seed", "level", ...)
-    if not plan.controls:
+    if plan.networks == ["ticket"]:
         found = found.isel(network=0, drop=True)
     return results.mark_diverged(with_early_stop(found)).assign_attrs(dict(attrs or {}))
+
+
+def compared(plan: Plan, found: Mapping[str, np.ndarray], seeds: Sequence[int]) -> xr.Dataset:
+    """What was recorded of pairs of copies, ``[level, seed, pair, ...]``, as labelled arrays.
+
+    Dims ``level, seed, parent, pair``, and ``share`` along the line. ``SPLIT_loss_barrier`` and, of an
+    accuracy, ``SPLIT_error_barrier`` are derived, see ``connectivity.barrier``.
+    """
+    level, copies = len(next(iter(found.values()))), range(1, plan.children + 1)
+    names = [f"{one}-{other}" for one, other in itertools.combinations(copies, 2)]
+    points = {name: values.shape[-1] for name, values in found.items() if name.endswith("_path")}
+    axes = [{"level": range(level)}, {"seed": seeds}, {"parent": plan.parents, "pair": names}]
+    labelled = results.label(found, *axes, *({"share": np.linspace(0, 1, n)} for n in {*points.values()}))
+    for name in points:
+        split, metric = name.removesuffix("_path").rsplit("_", 1)
+        if metric in ("loss", "accuracy"):
+            values = np.asarray(labelled[name]) if metric == "loss" else 1 - np.asarray(labelled[name])
+            kind = "loss" if metric == "loss" else "error"
+            height = np.asarray(connectivity.barrier(jnp.asarray(values)))
+            labelled[f"{split}_{kind}_barrier"] = (labelled[name].dims[:-1], height)
+    return labelled
 
 
 def with_early_stop(found: xr.Dataset) -> xr.Dataset:
@@ -99,7 +124,7 @@ def with_early_stop(found: xr.Dataset) -> xr.Dataset:
 
 def describe(progress: Progress) -> str:
     """A level in a line: its size, and the tickets' accuracy, or loss where there is none."""
-    networks, _ = progress.record
+    networks, *_ = progress.record
     measured = {name: values[progress.level, :, 0] for name, values in networks["measured"].items()}
     shown = f"kept {measured['kept'].mean():7.2%}  "
     if "test_accuracy" in measured:

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from lth_jax import levels
 from lth_jax.levels import Run
 from lth_jax.runs import checkpoints
+from lth_jax.runs.sweep import Pair
 from lth_jax.search import Search
 from lth_jax.training import Observer
 
@@ -60,7 +61,11 @@ def program_digest(
             levels.train_network(start, data, watched, plan.recipe, observe, first=plan.first)
             for start in levels.branch(run, plan)
         ]
-        return levels.advance(run, outcomes[0].trained, plan, data), [o.curves for o in outcomes]
+        compared = [
+            search.compare(Pair(run.seed, run.ticket.mask, *states), data=data, splits=watched)
+            for states in [(outcomes[0].trained, outcomes[-1].trained)][: plan.children]
+        ]
+        return levels.advance(run, outcomes[0].trained, plan, data), [o.curves for o in outcomes], compared
 
     run = jax.eval_shape(lambda: search.begin(0))
     traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))

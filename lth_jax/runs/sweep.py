@@ -1,7 +1,7 @@
 """Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
 import functools
-import time
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,36 +10,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from lth_jax import compression
-from lth_jax.errors import InputError
 from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
-from lth_jax.runs import axis, checkpoints, checks, processes, signals, speed
+from lth_jax.runs import axis, checks, processes, speed
 from lth_jax.runs.blocks import block_state, blocks
 from lth_jax.runs.job import Job
-from lth_jax.runs.progress import Describe, Progress, reporting
+from lth_jax.runs.progress import Describe, reporting
+from lth_jax.runs.rounds import with_checkpoints
 from lth_jax.training import Observer, TrainState
 from lth_jax.types import Mask
 
 Splits = Mapping[str, PyTree]
 Record = Callable[[Outcome], PyTree]
 Inspect = Callable[[Run], PyTree]
+Compare = Callable[..., PyTree]
+"""``compare(pair, data=…, splits=…)``: training examples and splits to what is kept of a :class:`Pair`."""
 Keep = Callable[[Run, TrainState], PyTree]
+
+
+class Pair(NamedTuple):
+    """Two copies of one network, trained in different orders of the examples."""
+
+    seed: Int[Array, "*runs"]
+    mask: Mask
+    one: TrainState
+    other: TrainState
 
 
 class Level(NamedTuple):
     """What one level has left behind.
 
     ``runs`` are at the start of the next level. ``networks`` is what was recorded of each network,
-    ``[run, network, ...]``, tickets first; ``inspected`` of each run, ``[run, ...]``; ``trained`` has the
-    networks' states, ``[run, network, ...]``, their optimizers' only where they are carried over.
+    ``[run, network, ...]``, tickets first; ``inspected`` of each run, ``[run, ...]``; ``compared`` of each
+    pair of copies, ``[run, pair, ...]``, see :func:`pairs`; ``trained`` has the networks' states,
+    ``[run, network, ...]``, their optimizers' only where they are carried over.
     """
 
     runs: Run
     networks: PyTree
     inspected: PyTree
+    compared: PyTree
     trained: TrainState
+
+
+def pairs(plan: Plan) -> list[tuple[int, int]]:
+    """Pairs of copies, as places in ``plan.networks``: parent after parent, each pair of its copies."""
+    count, copies = len(plan.parents), range(plan.children)
+    return [
+        (place + one * count, place + other * count)
+        for place in range(count)
+        for one, other in itertools.combinations(copies, 2)
+    ]
 
 
 def nothing(*_: Any) -> dict:
@@ -58,6 +81,7 @@ def run_levels(
     observe: Mapping[str, Observer] | None = None,
     record: Record | None = None,
     inspect: Inspect = nothing,
+    compare: Compare | None = None,
     mesh: Mesh | None = None,
     chunk: int | None = None,
     choose: speed.Choose = speed.never,
@@ -75,6 +99,7 @@ def run_levels(
       observe: other functions of the state to watch, by name.
       record: what to keep of each network; its measurements unless given.
       inspect: what to keep of each run as it is before a level's training.
+      compare: what to keep of each pair of copies, where the plan has some.
       mesh: devices, all by default.
       chunk: networks vectorised inside one device, see ``axis.map_runs``.
       choose: which kernels a level holds compressed, see ``speed.decide``.
@@ -98,6 +123,7 @@ def run_levels(
         return axis.map_runs(_network_function(plan, observe, record, entries), mesh, chunk)
 
     prune = axis.map_runs(lambda pair, data: advance(pair[0], pair[1], plan, data), mesh, chunk)
+    relate = _pair_function(plan, compare, mesh, chunk)
     before = axis.on_own_runs(lambda runs: _branched(runs, plan, inspect), mesh)
     apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
     tickets = axis.on_own_runs(lambda tree: jax.tree.map(lambda leaf: leaf[:, 0], tree), mesh)
@@ -107,9 +133,41 @@ def run_levels(
     for _ in range(int(processes.gather(runs.level)[0]), levels):
         starts, inspected = before(runs)
         trained, networks = apart(train(compressed(starts))(starts, *shared))
+        compared = relate(starts, trained, shared)
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
         checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
-        yield Level(runs, networks, inspected, trained)
+        yield Level(runs, networks, inspected, compared, trained)
+
+
+def _pair_function(
+    plan: Plan, compare: Compare | None, mesh: Mesh, chunk: int | None
+) -> Callable[[Start, TrainState, tuple[PyTree, Splits, Splits]], PyTree]:
+    """What is kept of the pairs of copies, ``[run, pair, ...]``: a function of networks and splits."""
+    count, found = len(plan.networks), len(pairs(plan))
+    if compare is None or not found:
+        return nothing
+
+    def chosen(starts: Start, trained: TrainState) -> Pair:
+        of_runs = jax.vmap(lambda starts, trained: _paired(starts, trained, plan))
+        return axis.flatten(of_runs(axis.unflatten(starts, count), trained))
+
+    pick = axis.on_own_runs(chosen, mesh)
+    of_pair = axis.map_runs(lambda pair, data, splits: compare(pair, data=data, splits=splits), mesh, chunk)
+    apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, found), mesh)
+
+    def relate(starts: Start, trained: TrainState, shared: tuple[PyTree, Splits, Splits]) -> PyTree:
+        data, watch, final = shared
+        return apart(of_pair(pick(starts, trained), data, {**watch, **final}))
+
+    return relate
+
+
+def _paired(starts: Start, trained: TrainState, plan: Plan) -> Pair:
+    """The pairs of one run, ``[pair, ...]``, from its networks, ``[network, ...]``."""
+    first, second = np.asarray(pairs(plan)).T
+    of = lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree)  # noqa: E731
+    state = trained._replace(opt_state={})
+    return Pair(of(starts.seed, first), of(starts.ticket.mask, first), of(state, first), of(state, second))
 
 
 @jax.jit
@@ -156,29 +214,37 @@ def level_shapes(
     observe: Mapping[str, Observer] | None = None,
     record: Record | None = None,
     inspect: Inspect = nothing,
+    compare: Compare | None = None,
 ) -> Level:
     """What :func:`run_levels` yields, as ``jax.ShapeDtypeStruct``s; nothing is computed."""
     one = _network_function(plan, observe, record)
+
+    def related(starts: Start, trained: TrainState) -> PyTree:
+        if compare is None or not pairs(plan):
+            return {}
+        of_pair = functools.partial(compare, data=data, splits={**dict(watch or {}), **dict(final or {})})
+        return jax.vmap(of_pair)(_paired(starts, trained, plan))
 
     def level(run: Run) -> Level:
         starts = axis.stack(branch(run, plan))
         trained, networks = jax.vmap(lambda start: one(start, data, dict(watch or {}), dict(final or {})))(
             starts
         )
-        return Level(run, networks, inspect(run), trained)
+        return Level(run, networks, inspect(run), related(starts, trained), trained)
 
     return jax.eval_shape(jax.vmap(level), runs)
 
 
 class Swept(NamedTuple):
-    """What a sweep has recorded, as NumPy arrays.
+    """What a sweep has recorded, as NumPy arrays; ``seconds`` of each level.
 
-    ``networks``: ``[level, run, network, ...]``; ``inspected``: ``[level, run, ...]``; ``kept``:
-    ``[kept level, run, ...]``; ``seconds``: of each level.
+    ``networks``: ``[level, run, network, ...]``; ``inspected``: ``[level, run, ...]``;
+    ``compared``: ``[level, run, pair, ...]``; ``kept``: ``[kept level, run, ...]``.
     """
 
     networks: PyTree
     inspected: PyTree
+    compared: PyTree
     kept: PyTree
     seconds: np.ndarray
 
@@ -219,7 +285,8 @@ def sweep(
       keep_levels: of which levels.
       sparse_kernels: how it is chosen what is held compressed, see ``speed.decide``; the job's choice
         where there is a job.
-      **options: ``watch``, ``final``, ``observe``, ``record`` and ``inspect`` of :func:`run_levels`.
+      **options: ``watch``, ``final``, ``observe``, ``record``, ``inspect`` and ``compare`` of
+        :func:`run_levels`.
 
     Returns:
       Everything recorded, of all labels in their order, whole in each of several processes.
@@ -246,19 +313,19 @@ def sweep(
         if not whole and place:
             print(f"{place.name} of {len(labels):,}", flush=True)
         like = level_shapes(runs, data, plan, **options)
-        shapes = (like.networks, like.inspected), jax.eval_shape(keep, like.runs, like.trained)
+        shapes = (like.networks, like.inspected, like.compared), jax.eval_shape(keep, like.runs, like.trained)
 
         def play(runs: Run) -> Iterator[tuple[Run, PyTree, PyTree]]:
             for level in run_levels(runs, data, plan, levels, chunk=chunk, choose=decision.choose, **options):
                 kept = keep(level.runs, level.trained) if int_level(level.runs) - 1 in keep_levels else None
-                yield level.runs, (level.networks, level.inspected), kept
+                yield level.runs, (level.networks, level.inspected, level.compared), kept
 
         steps = len(block) * len(plan.networks) * (plan.recipe.steps - plan.first)
         with reporting(job, describe, steps, title, [name(label) for label in block]) as report:
             found.append(
                 with_checkpoints(place, runs, shapes, play, levels, report, keep_levels, plan.networks)
             )
-    return Swept(*joined(found))
+    return joined(found)
 
 
 def _decide(
@@ -282,100 +349,9 @@ def int_level(runs: Run) -> int:
     return int(processes.own(runs.level)[0])
 
 
-def with_checkpoints(
-    folder: Path | None,
-    state: PyTree,
-    like: tuple[PyTree, PyTree],
-    play: Callable[[PyTree], Iterator[tuple[PyTree, PyTree, PyTree]]],
-    levels: int,
-    report: Callable[[Progress], None] = lambda progress: None,
-    keep_levels: Sequence[int] = (),
-    networks: Sequence[str] = (),
-) -> tuple[PyTree, PyTree, np.ndarray]:
-    """Run a loop whose state is saved after each round, a round being a level, an epoch, a segment …
-
-    Args:
-      folder: where the checkpoints are; ``None`` saves nothing.
-      state: before the first round, a leading axis *run* on every leaf.
-      like: what is recorded of one round, and what is kept of some, as ``jax.ShapeDtypeStruct``s.
-      play: a state to ``(state, record, kept)`` after each of the rounds left; the state knows how many it
-        has behind it.
-      levels: how many rounds.
-      report: called after every round, and once at the start when resuming.
-      keep_levels: the rounds whose ``kept`` is kept.
-      networks: what the record's second axis is called, for logs, see ``Progress``.
-
-    Returns:
-      The records ``[round, run, ...]``, what was kept ``[kept round, run, ...]``, and seconds per round; runs
-      that several processes are padded with are left out.
-
-    Raises:
-      As :func:`sweep`.
-    """
-    count, finished = jax.tree.leaves(state)[0].shape[0], 0
-    state = axis.spread(state)
-    wide = jax.tree.leaves(state)[0].shape[0]
-    saved = {
-        "record": _blank(like[0], levels, wide),
-        "kept": _blank(like[1], len(keep_levels), wide) if len(keep_levels) else {},
-        "seconds": np.zeros(levels),
-    }
-    begun = folder and checkpoints.restore_newest(folder, {"runs": state, **saved})
-    if folder and begun:
-        finished, restored = begun
-        _check_seeds(folder, state, restored["runs"])
-        state = restored.pop("runs")
-        saved = jax.tree.map(np.array, restored)
-
-    def progress(level: int) -> Progress:
-        return Progress(level, levels, _cut(saved["record"], count), saved["seconds"], finished, networks)
-
-    if finished:
-        report(progress(finished - 1))
-    started = time.perf_counter()
-    with signals.defer_signals():
-        for level, (state, record, kept) in enumerate(play(state), start=finished):  # noqa: B020
-            _put(saved["record"], level, processes.gather(record))
-            if level in keep_levels:
-                _put(saved["kept"], list(keep_levels).index(level), processes.gather(kept))
-            now = time.perf_counter()
-            saved["seconds"][level], started = now - started, now
-            if folder:
-                checkpoints.save(folder, level + 1, {"runs": state, **saved})
-            report(progress(level))
-            signals.stop_if_requested()
-    return _cut(saved["record"], count), _cut(saved["kept"], count), saved["seconds"]
-
-
-def _blank(like: PyTree, levels: int, runs: int) -> PyTree:
-    """NumPy arrays for the records of all levels: a leading axis *level* before *run*."""
-
-    def blank(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        fill = np.nan if jax.numpy.issubdtype(leaf.dtype, np.inexact) else 0
-        return np.full((levels, runs, *leaf.shape[1:]), fill, leaf.dtype)
-
-    return jax.tree.map(blank, like)
-
-
-def _put(whole: PyTree, level: int, record: PyTree) -> None:
-    jax.tree.map(lambda all_levels, one: all_levels.__setitem__(level, one), whole, record)
-
-
-def _cut(record: PyTree, count: int) -> PyTree:
-    """Without the runs that several processes are padded with."""
-    return jax.tree.map(lambda whole: whole[:, :count], record)
-
-
-def joined(found: Sequence[tuple[PyTree, PyTree, np.ndarray]]) -> tuple[PyTree, PyTree, PyTree, np.ndarray]:
+def joined(found: Sequence[tuple[PyTree, PyTree, np.ndarray]]) -> Swept:
     """Blocks of runs as one: records ``[level, run, ...]``, seconds per level."""
     records, kept, seconds = zip(*found, strict=True)
     join = lambda *parts: np.concatenate(parts, axis=1)  # noqa: E731
-    networks, inspected = jax.tree.map(join, *records)
-    return networks, inspected, jax.tree.map(join, *kept), np.sum(seconds, axis=0)
-
-
-def _check_seeds(folder: Path, runs: PyTree, restored: PyTree) -> None:
-    """Refuse to go on with other runs than those that a folder has."""
-    ours, theirs = (processes.gather(getattr(state, "seed", ())) for state in (runs, restored))
-    if not np.array_equal(ours, theirs):
-        raise InputError(f"{folder} has a sweep of seeds {theirs.tolist()}, not {ours.tolist()}")
+    networks, inspected, compared = jax.tree.map(join, *records)
+    return Swept(networks, inspected, compared, jax.tree.map(join, *kept), np.sum(seconds, axis=0))
