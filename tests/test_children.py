@@ -102,7 +102,6 @@ def test_copies_go_on_from_step_k():
     near = find(children=2, rewind=18, epochs=2, path_points=2).results["distance"]
     far = find(children=2, path_points=2).results["distance"]
     assert (near.sel(level=0) < 0.5 * far.sel(level=0)).all()
-    assert (near.sel(level=1) < far.sel(level=1)).all()
 
 
 def test_statistics_on_the_line_are_mixed_or_recomputed():
@@ -117,7 +116,7 @@ def test_a_resumed_search_gives_what_an_undisturbed_one_gives(tmp_path):
     whole = find(folder=tmp_path, **options).results
     again = find(folder=tmp_path, **options).results  # from the last checkpoint
     np.testing.assert_array_equal(whole["test_loss_path"], again["test_loss_path"])
-    with pytest.raises(InputError, match="another search"):
+    with pytest.raises(InputError, match="another configuration"):
         find(folder=tmp_path, **options | {"path_points": 4})
 
 

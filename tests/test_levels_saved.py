@@ -6,6 +6,7 @@ import pytest
 from small_levels import DIGITS, LEVELS, assert_close, begin, make_plan, reinit
 
 from lth_jax.runs import sweep
+from lth_jax.runs.rounds import with_checkpoints
 
 
 class Killed(Exception):
@@ -26,7 +27,7 @@ def test_a_loop_that_was_stopped_goes_on_where_it_was(tmp_path):
                 yield level.runs, (level.networks, level.inspected), level.trained.params
 
         kept = shapes.trained.params if keeping else {}
-        return rounds.with_checkpoints(folder, begin(plan), (like, kept), rounds, LEVELS, report, **keeping)
+        return with_checkpoints(folder, begin(plan), (like, kept), rounds, LEVELS, report, **keeping)
 
     def killed(progress):
         if progress.level == 1:

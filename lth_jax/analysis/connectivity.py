@@ -203,12 +203,14 @@ def agreement(
     """
     task = classification() if task is None else task
 
-    def same(states: Any, collections: Any, inputs: Any, key: Any) -> Any:
-        answers = [network.apply(s.params, s.collections, inputs, None)[0].argmax(-1) for s in states]
+    def same(params: Any, collections: Any, inputs: Any, key: Any) -> Any:
+        answers = [network.apply(params[n], collections[n], inputs, None)[0].argmax(-1) for n in params]
         return (answers[0] == answers[1]).reshape(answers[0].shape[0], -1).mean(1), collections
 
     asked = Task(task.inputs, lambda agree, batch: agree, {})
-    both = TrainState((one, other), {}, {})
+    both = TrainState(
+        {"one": one.params, "other": other.params}, {"one": one.collections, "other": other.collections}, {}
+    )
     return jnp.asarray(evaluate(both, data, Network(network.init, same), asked)["loss"])
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lth_jax import data, initializers, models, search
+from lth_jax.analysis import connectivity
 from lth_jax.errors import InputError, require
 from lth_jax.runs.config import (
     check_batches,
@@ -59,6 +60,8 @@ LIMITS = {
     "rate": (1e-4, 0.9999),  # pruning counts in steps of 1 / 10,000
     "hidden": (1, 100_000),
     "density": (0, 0.9999),
+    "children": (0, 100),
+    "path_points": (1, 10_000),
     "eval_every": (0, 1_000_000_000),
     "validation": (0, 1_000_000_000),
 }
@@ -72,6 +75,7 @@ GROUPS = {
         *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
+    "stability": ("children", "path_points", "path_statistics"),
     "what is recorded": ("controls", "eval_every", "validation", "keep_weights"),
 }
 
@@ -104,10 +108,18 @@ class Config:
     scope: str = option("layer", "rank the weights of each layer, or of all together", tuple(SCOPES))
     one_shot: bool = option(False, "cut every level out of the dense network")
     score: str = option("large_final", "what weights are ranked by", tuple(scores.CRITERIA))
-    rewind: str = option("start", "to θ0 (start), to step K (K), not at all (none), the schedule only (lr:K)")
+    rewind: str = option(
+        "start",
+        "to θ0 (start), step K (K), not at all (none), the schedule only (lr:K); several as 0,500",
+    )
     rewind_schedule: str = option("kept", "after K: go on from there, or a whole level again", KEPT)
     rewind_optimizer: str = option("fresh", "its state at levels after the first", OPTIMIZER_STATES)
     controls: tuple[str, ...] = option((), f"trained beside each ticket: {', '.join(search.CONTROLS)}")
+    children: int = option(0, "orders of the examples that every network is trained in; 0 and 1: one")
+    path_points: int = option(connectivity.POINTS, "steps of the line between two of them")
+    path_statistics: str = option(
+        "interpolated", "batch statistics on that line, mixed or of training batches", connectivity.STATISTICS
+    )
     eval_every: int = option(0, "iterations between two evaluations within a level, for curves; 0 is none")
     validation: int = option(0, "training examples held out, whose least loss says when to stop; 0 is none")
     keep_weights: str = option("none", "trained weights to keep: none, all, or levels as 0,9")
@@ -134,7 +146,12 @@ class Config:
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
         layer_rates(self)
-        named("--", lambda: search.rewind_step(self.rewind), "")
+        ways = rewinds(self)
+        for way in ways:
+            named("--", lambda way=way: search.rewind_step(way), "")
+        places = [search.rewind_step(way) for way in ways]
+        require(len(set(places)) == len(places), f"--rewind {self.rewind}: one is named twice")
+        require(self.children != 1, "--children 1: a line needs two")
         if self.controls:
             check_distinct(self, "controls")
         for name in self.controls:
@@ -166,6 +183,11 @@ def layer_rates(config: Config) -> dict[str, float]:
         require(layer not in given, f"--layer-rates {entry}: {layer} is named twice")
         given[layer] = value
     return given
+
+
+def rewinds(config: Config) -> list[str]:
+    """The ways to rewind, one sweep each."""
+    return config.rewind.split(",")
 
 
 def kept_levels(config: Config) -> list[int]:
@@ -292,6 +314,9 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
         controls=config.controls,
         eval_every=config.eval_every,
         score=scores.by_weight(scores.CRITERIA[config.score]),
+        children=config.children,
+        path_points=config.path_points,
+        path_statistics=config.path_statistics,
     )
     optimizer = make_optimizer(config, steps)
     return named(

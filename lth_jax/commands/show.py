@@ -26,7 +26,9 @@ epochs …), columns whatever else was varied; cells are mean ± standard deviat
 
 ROWS = ("level", "epoch", "iteration", "units", "depth", "layer")
 """Dimensions that go down a table, the first of them that a variable has; of the next two, the last entry."""
-CURVES = ("epoch", "iteration")
+CURVES = ("epoch", "iteration", "share")
+PERCENT = ("accuracy", "error_barrier", "agreement")
+"""What variables that are fractions end in."""
 REPLICATES = ("seed", "training_seed", "trial", "network", "draw")
 """Dimensions that are averaged over, the first of them that a variable has."""
 
@@ -117,7 +119,7 @@ def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
 def make_table(measured: xr.Dataset, name: str) -> tuple[str, list[str], list[list[str]]]:
     """Title, header and rows: a row a level, a column for each combination of what else was varied."""
     values = arranged(measured, name)
-    row, percent = str(values.dims[0]), name.endswith("accuracy")
+    row, percent = str(values.dims[0]), name.endswith(PERCENT)
     kept = kept_of(measured, row)
     header = [row, *(["kept"] if kept is not None else []), *values["column"].values.tolist()]
     rows = []
@@ -151,7 +153,7 @@ def cell(values: np.ndarray, percent: bool) -> str:
 def draw(measured: xr.Dataset, name: str) -> Any:
     """A variable's mean ± standard deviation over seeds, against the weights kept or along its rows."""
     values = arranged(measured, name)
-    row, percent = str(values.dims[0]), name.endswith("accuracy")
+    row, percent = str(values.dims[0]), name.endswith(PERCENT)
     figure, ax = figures.new_figure()
     plain = values.rename({"replicate": "seed"})
     if row == "level" and (sizes := kept_of(measured, row)) is not None:

@@ -1,10 +1,11 @@
 """``lth-jax sweep``: tickets of any model on any data set, from flags or a file, resumed at will."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from lth_jax.commands import settings, show
 from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
+from lth_jax.devices import use_host_devices
 from lth_jax.keys import stream
 from lth_jax.places import user_path
 from lth_jax.runs import config, identity, memory, processes, results
 from lth_jax.runs.blocks import block_state
+from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import Execution, Job
 from lth_jax.runs.storage import write_text
 from lth_jax.runs.sweep import Swept
@@ -69,7 +72,39 @@ def run(parsed: argparse.Namespace) -> None:
     work = Work(
         check, train, conclude, program, lambda folder: ticket_files.problem(folder / ticket_files.TICKETS)
     )
-    execute(work, chosen, execution, folder)
+    ways = settings.rewinds(chosen)
+    if len(ways) == 1:
+        execute(work, chosen, execution, folder)
+    else:
+        sweep_each(work, chosen, execution, folder, ways)
+
+
+def sweep_each(work: Work, chosen: Config, execution: Execution, folder: Path, ways: Sequence[str]) -> None:
+    """A sweep for each way to rewind, each in a folder of its own, and their results side by side."""
+    parts = {way: folder / f"rewind-{way.replace(':', '-')}" for way in ways}
+    each = {way: dataclasses.replace(chosen, rewind=way) for way in ways}
+    use_host_devices()
+    dataset = data.load(chosen.dataset, execution.data_dir or None)
+    for one in each.values():
+        check(one, dataset)  # the last is not to be refused when the first has been trained
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            stack.enter_context(open_folder(folder, chosen, {"fingerprint": dataset.fingerprint}))
+        for way, part in parts.items():
+            execute(work, each[way], dataclasses.replace(execution, out=str(part)), part)
+        if processes.is_first():
+            found = {way: results.load(part / results.RESULTS) for way, part in parts.items()}
+            joined = side_by_side(found).assign_attrs(config=config.to_json(chosen))
+            results.save(joined, folder / results.RESULTS)
+            conclude(joined, folder, tables.console())
+
+
+def side_by_side(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Results by the way to rewind, along a dimension ``rewind``."""
+    joined = xr.concat(found.values(), "rewind", join="exact", combine_attrs="drop")
+    seconds = sum(each.attrs["seconds"] for each in found.values())
+    attrs = {**next(iter(found.values())).attrs, "seconds": seconds}
+    return joined.assign_coords(rewind=list(found)).assign_attrs(attrs)
 
 
 def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
@@ -172,20 +207,25 @@ def drawer(model: settings.Model) -> Any:
 
 def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:
     """Everything derived from ``results.nc``: figure, report, and the table shown."""
-    drawn = {"accuracy": lambda: show.draw(measured, "test_accuracy")}
+    wanted = {"accuracy": "test_accuracy", "barrier": "test_error_barrier"}
+    shown = {name: variable for name, variable in wanted.items() if variable in measured}
+    drawn = {name: lambda variable=v: show.draw(measured, variable) for name, v in shown.items()}
     paths = figures.save_all(drawn, folder / results.FIGURES)
-    title, header, rows = show.make_table(measured, "test_accuracy")
+    made = [show.make_table(measured, variable) for variable in shown.values()]
     attrs = measured.attrs
     lines = [f"# Tickets of {tables.escape(attrs['model'])} on {tables.escape(attrs['dataset'])}", ""]
-    lines += [tables.escape(tables.attributes_line(measured)), "", f"## {tables.escape(title)}", ""]
-    lines += tables.table_lines(header, rows)
+    lines += [tables.escape(tables.attributes_line(measured)), ""]
+    for title, header, rows in made:
+        lines += [f"## {tables.escape(title)}", "", *tables.table_lines(header, rows), ""]
     lines += ["", *(f"* {tables.escape(line)}" for line in tables.diverged_lines(measured)), ""]
     lines += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
     lines += ["", "## Configuration", "", "```json", json.dumps(json.loads(attrs["config"]), indent=2), "```"]
     write_text(folder / results.REPORT, "\n".join(lines) + "\n")
-    tables.print_table(console, title, header, rows)
+    for title, header, rows in made:
+        tables.print_table(console, title, header, rows)
     for line in tables.diverged_lines(measured):
         tables.print_line(console, line)
     tables.print_line(console, f"report: {folder / results.REPORT}")
-    last = f"--seed {measured['seed'].values[0]} --level {measured['level'].values[-1]}"
-    tables.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")
+    if "rewind" not in measured.dims:  # each way has its own tickets
+        last = f"--seed {measured['seed'].values[0]} --level {measured['level'].values[-1]}"
+        tables.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")

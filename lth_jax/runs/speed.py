@@ -28,7 +28,7 @@ from lth_jax.runs.storage import write_text
 from lth_jax.tasks import Task
 from lth_jax.tickets import masks
 from lth_jax.training import Recipe, TrainState, init_state, train_step
-from lth_jax.types import Shapes
+from lth_jax.types import Mask, Shapes
 
 RECORD = "speed.json"
 """What was measured when a sweep began, beside its checkpoints."""
@@ -105,13 +105,13 @@ def _step_seconds(
     recipe = Recipe(layer, optimizer, use.rows, steps, task=task)
     entries = tuple(kept if name == "kernel" else None for name in sorted(params))
 
-    def train(state: TrainState) -> TrainState:
-        held = compression.compressed(state, mask, recipe, entries)
+    def train(start: tuple[TrainState, Mask]) -> TrainState:  # no constants: XLA folds them for seconds
+        held = compression.compressed(*start, recipe, entries)
         step = lambda state, _: train_step(jax.random.key(0), state, held.mask, x, held.recipe)  # noqa: E731
         return jax.lax.scan(step, held.state, None, length=steps)[0]
 
     run = axis.map_runs(train, chunk=1)
-    everywhere = axis.stack([init_state(recipe, params, {}, mask)] * jax.device_count())
+    everywhere = axis.stack([(init_state(recipe, params, {}, mask), mask)] * jax.device_count())
     jax.block_until_ready(run(everywhere))
     taken = []
     for _ in range(3):
