@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from experiments.mnist_tickets import config as configuration
 from experiments.mnist_tickets import parts
@@ -47,3 +48,30 @@ def best_at(arm, seed, kept, iterations):
     """Least loss at half the time for small iterative tickets, a little noise by seed; never a tie."""
     soon = arm == "iterative" and kept < 0.5
     return ((iterations / iterations[-1] - (0.25 if soon else 0.5)) ** 2) + 0.001 * seed + 0.01 * (not soon)
+
+
+def copies(barriers, accuracies):
+    """E7's results of three initializations, two copies each: values by parent at 100, 21, 10.7 and 3.5 %."""
+    kept, seeds, parents = [1.0, 0.21, 0.107, 0.0352], [1, 2, 3], ["ticket", "random_mask", "reinit"]
+    networks = [*parents, *(f"{name}/2" for name in parents)]
+    jitter = np.array([-0.01, 0.0, 0.01])
+    at = lambda table, name, sign: np.asarray(table[name])[None] / 100 + sign * jitter[:, None] / 100  # noqa: E731
+    barrier = np.stack([at(barriers, name, 1) for name in parents], -1)
+    accuracy = np.stack([at(accuracies, name.split("/")[0], -1) for name in networks], -1)
+    line = (1 - accuracy[..., :3])[..., None, None] + np.array([0, 0.01, 0])
+    return xr.Dataset(
+        {
+            "test_accuracy_path": (("rewind", "seed", "level", "parent", "pair", "share"), 1 - line[None]),
+            "test_error_barrier": (("rewind", "seed", "level", "parent", "pair"), barrier[None, ..., None]),
+            "test_accuracy": (("rewind", "seed", "level", "network"), accuracy[None]),
+            "kept": (("network", "rewind", "seed", "level"), np.broadcast_to(kept, (6, 1, 3, 4))),
+        },
+        {
+            "rewind": [0],
+            "seed": seeds,
+            "parent": parents,
+            "network": networks,
+            "pair": ["1-2"],
+            "share": [0, 0.5, 1],
+        },
+    )

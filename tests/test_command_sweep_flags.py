@@ -16,7 +16,7 @@ from lth_jax import commands, training
 from lth_jax.analysis import ticket_files as files
 from lth_jax.commands import settings, sweep
 from lth_jax.data import datasets as data
-from lth_jax.runs import sweep as runs_sweep
+from lth_jax.runs import checkpoints
 from lth_jax.types import Split
 
 EVERYTHING = ["--model", "somebodys_net:Convolutional", "--levels", "3", "--seeds", "7,42", *TINY]
@@ -130,9 +130,9 @@ def test_a_killed_sweep_with_controls_goes_on_to_the_same_files(everything, call
         if arguments[1] == 2:
             raise Stopped
 
-    original, folder = runs_sweep.checkpoints.save, tmp_path / "run"
+    original, folder = checkpoints.save, tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(runs_sweep.checkpoints, "save", save)
+        patched.setattr(checkpoints, "save", save)
         with pytest.raises(Stopped):
             call("sweep", *EVERYTHING, "--out", str(folder))
     assert "resumed after level 2/3" in call("sweep", *EVERYTHING, "--out", str(folder))

@@ -12,7 +12,7 @@ from experiments.init_comparison import claims, report
 from experiments.init_comparison import experiment as e1
 from lth_jax import initializers
 from lth_jax.keys import stream
-from lth_jax.runs import results, sweep
+from lth_jax.runs import checkpoints, results
 
 TINY = ["--levels", "3", "--epochs-per-level", "1", "--seeds", "42-43", "--hidden", "32"]
 TINY += ["--initializers", "xavier_uniform,kaiming_normal"]
@@ -67,10 +67,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch)
 
         return save
 
-    original, folder = sweep.checkpoints.save, tmp_path / "run"
+    original, folder = checkpoints.save, tmp_path / "run"
     for levels in (1, 2):
         with monkeypatch.context() as patched:
-            patched.setattr(sweep.checkpoints, "save", stop_after(levels))
+            patched.setattr(checkpoints, "save", stop_after(levels))
             with pytest.raises(Stopped):
                 cli.main(cli.find("init_comparison"), [*TINY, "--out", str(folder)])
         assert not (folder / "results.nc").exists()

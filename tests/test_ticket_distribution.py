@@ -14,8 +14,8 @@ from experiments.ticket_distribution.config import Config, names, presets
 from lth_jax import initializers, models
 from lth_jax.analysis import distributions
 from lth_jax.errors import InputError
+from lth_jax.runs import checkpoints, results
 from lth_jax.runs import config as configs
-from lth_jax.runs import results, sweep
 from lth_jax.tickets import masks
 
 TINY = ["--seeds", "42-43", "--epochs", "2", "--epochs-per-level", "1", "--batch-size", "100"]
@@ -284,13 +284,13 @@ def test_a_stopped_run_resumes_to_the_same_numbers(finished, tmp_path, monkeypat
 
         return save
 
-    original, out = sweep.checkpoints.save, tmp_path / "run"
+    original, out = checkpoints.save, tmp_path / "run"
     arguments = [*TINY, "--networks", "full,pruned", "--out", str(out)]
     unseen = cli.find("ticket_distribution")._replace(figures=lambda measured, folder: [])
     monkeypatch.setattr(networks, "CHECKPOINT_EPOCHS", 1)
     for place in (("pruning", 1), ("networks", 1)):
         with monkeypatch.context() as patched:
-            patched.setattr(sweep.checkpoints, "save", stop_after(*place))
+            patched.setattr(checkpoints, "save", stop_after(*place))
             with pytest.raises(Stopped):
                 cli.main(unseen, arguments)
     cli.main(unseen, arguments)

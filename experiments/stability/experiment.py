@@ -101,11 +101,10 @@ def presets(variant: str) -> Mapping[str, Mapping[str, Any]]:
     return PRESETS
 
 
-def make_search(config: Config, splits: tuple[Split, Split], classes: int, **changes: Any) -> Search:
+def make_search(config: Config, dataset: data.Dataset, **changes: Any) -> Search:
     """The search of one k: levels, controls and copies."""
-    train, _ = splits
-    network = models.from_linen(models.MLP(config.hidden, classes=classes))
-    shapes = models.parameter_shapes(network, train.images.shape[1:])
+    network = models.from_linen(models.MLP(config.hidden, classes=dataset.classes))
+    shapes = models.parameter_shapes(network, dataset.train_images.shape[1:])
 
     def initial(key: Array) -> tuple[Params, Any]:
         return initializers.initialize(key, shapes, initializers.get("xavier_normal")), {}
@@ -116,13 +115,15 @@ def make_search(config: Config, splits: tuple[Split, Split], classes: int, **cha
             "rate": config.rate, "scope": "global", "path_points": config.points, **changes,
         }
     )  # fmt: skip
-    return search.prepare(network, optax.adam(config.learning_rate), len(train.labels), initial, choices)
+    return search.prepare(
+        network, optax.adam(config.learning_rate), len(dataset.train_labels), initial, choices
+    )
 
 
-def search_of(config: Config, splits: tuple[Split, Split], classes: int, k: int) -> Search:
+def search_of(config: Config, dataset: data.Dataset, k: int) -> Search:
     """Levels rewound to k; the controls belong to k = 0."""
     controls = CONTROLS if k == 0 else ()
-    return make_search(config, splits, classes, rewind=k, children=config.children, controls=controls)
+    return make_search(config, dataset, rewind=k, children=config.children, controls=controls)
 
 
 def check(config: Config, dataset: data.Dataset) -> None:
@@ -132,10 +133,9 @@ def check(config: Config, dataset: data.Dataset) -> None:
     steps = config.epochs * (examples // config.batch_size)
     for k in config.rewinds:
         require(k < steps, f"--rewinds {k}: a level has {steps:,} iterations")
-    some = Split(jnp.asarray(dataset.train_images[:1]), jnp.zeros(examples, jnp.int32))
     try:
         for levels in {config.levels, config.table_levels or 1}:
-            make_search(config, (some, some), dataset.classes, levels=levels)
+            make_search(config, dataset, levels=levels)
     except ValueError as error:
         raise type(error)(f"--levels: {error}") from None
 
@@ -143,9 +143,9 @@ def check(config: Config, dataset: data.Dataset) -> None:
 def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     """Run or resume every stage; the labelled results."""
     both = splits(dataset)
-    stages = [stage_of(config, job, both, dataset.classes, k) for k in config.rewinds]
+    stages = [stage_of(config, job, dataset, both, k) for k in config.rewinds]
     if config.table_levels:
-        stages += table_stages(config, job, both, dataset.classes)
+        stages += table_stages(config, job, dataset, both)
     done, seconds = run_stages(job, stages)
     swept = [done[f"rewind {k}"].assign_coords(rewind=k) for k in config.rewinds]
     parts = [_side_by_side(swept)]
@@ -165,9 +165,9 @@ def _side_by_side(swept: Sequence[xr.Dataset]) -> xr.Dataset:
     return joined.sel(network=most["network"].values, parent=most["parent"].values)
 
 
-def stage_of(config: Config, job: Job, both: tuple[Split, Split], classes: int, k: int) -> Stage:
+def stage_of(config: Config, job: Job, dataset: data.Dataset, both: tuple[Split, Split], k: int) -> Stage:
     """All levels rewound to k."""
-    found = search_of(config, both, classes, k)
+    found = search_of(config, dataset, k)
     networks = len(config.seeds) * len(found.plan.networks)
 
     def compute(done: Done) -> xr.Dataset:
@@ -183,11 +183,11 @@ def stage_of(config: Config, job: Job, both: tuple[Split, Split], classes: int, 
     return Stage(f"rewind {k}", compute, describe, networks, steps, float(steps))
 
 
-def table_stages(config: Config, job: Job, both: tuple[Split, Split], classes: int) -> list[Stage]:
+def table_stages(config: Config, job: Job, dataset: data.Dataset, both: tuple[Split, Split]) -> list[Stage]:
     """The tickets of the table's size, and what is trained from them."""
     train, test = both
     levels, seeds = config.table_levels, config.seeds
-    found = make_search(config, both, classes, levels=levels, epochs=config.table_epochs)
+    found = make_search(config, dataset, levels=levels, epochs=config.table_epochs)
     one, level = found.plan.recipe.steps, len(found.plan.networks) * len(seeds)
 
     def tickets(done: Done) -> xr.Dataset:
