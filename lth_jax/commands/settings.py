@@ -1,5 +1,6 @@
 """What ``lth-jax sweep`` can be told, and the search that comes of it."""
 
+import functools
 import importlib
 import os
 import sys
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lth_jax import data, initializers, models, search
+from lth_jax import data, initializers, models, networks, search
 from lth_jax.errors import InputError, require
 from lth_jax.runs.config import (
     check_batches,
@@ -29,10 +30,18 @@ from lth_jax.types import Collections, Params, PRNGKey
 
 Rate = float | optax.Schedule
 
+
+def _of_the_field(name: str, config: "Config", classes: int) -> nn.Module:
+    """A network of ``networks``."""
+    norm = {"norm": config.norm} if name.startswith(networks.NORMED) else {}
+    return networks.MODELS[name](classes=classes, **norm)
+
+
 MODELS: dict[str, Callable[["Config", int], nn.Module]] = {
     "lenet-300-100": lambda config, classes: models.MLP((300, 100), classes),
     "mlp": lambda config, classes: models.MLP(config.hidden, classes),
     "lenet5": lambda config, classes: models.LeNet5(classes=classes),
+    **{name: functools.partial(_of_the_field, name) for name in networks.MODELS},
 }
 OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] = {
     "adam": lambda config, rate: optax.adam(rate),
@@ -63,7 +72,7 @@ LIMITS = {
     "validation": (0, 1_000_000_000),
 }
 GROUPS = {
-    "the network": ("model", "hidden", "initializer", "dataset"),
+    "the network": ("model", "hidden", "norm", "initializer", "dataset"),
     "training": (
         *("optimizer", "learning_rate", "weight_decay", "momentum"),
         *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
@@ -82,6 +91,7 @@ class Config:
 
     model: str = option("lenet-300-100", f"{', '.join(MODELS)}, or your Flax module's PACKAGE.MODULE:CLASS")
     hidden: tuple[int, ...] = option((), "widths of mlp's hidden layers, as 300,100")
+    norm: str = option("batch", "behind the convolutions of resnet… and vgg…", networks.NORMS)
     initializer: str = option(OWN, "of the kernels: a scheme's name, normal:STD, or the module's own")
     dataset: str = option(data.EMBEDDED, "data set", data.DATASETS)
     optimizer: str = option("adam", "fresh at every level", tuple(OPTIMIZERS))
@@ -122,6 +132,10 @@ class Config:
             require(0 < len(self.hidden) <= 20, f"--hidden {widths or 'nothing'}: --model mlp takes 1 to 20")
         else:
             require(not self.hidden, f"--hidden {widths}: only --model mlp takes widths")
+        normed = self.model.startswith(networks.NORMED) and self.model in networks.MODELS
+        require(
+            normed or self.norm == "batch", f"--norm {self.norm}: --model {self.model} has none to choose"
+        )
         check_distinct(self, "seeds")
         check_limits(self, LIMITS)
         if self.initializer != OWN:
