@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lth_jax import data, initializers, keys, levels, models, networks, tasks, training
+    from lth_jax import augmentation, data, initializers, keys, levels, models, networks, tasks, training
     from lth_jax.analysis.ticket_files import load_ticket
     from lth_jax.find import Tickets, find_tickets
     from lth_jax.keys import stream
@@ -40,6 +40,7 @@ __all__ = [
     "Ticket",
     "Tickets",
     "TrainState",
+    "augmentation",
     "axis",
     "begin",
     "data",

@@ -1,9 +1,6 @@
 """What ``lth-jax sweep`` can be told, and the search that comes of it."""
 
 import functools
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -13,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lth_jax import data, initializers, models, networks, search
+from lth_jax import augmentation, data, initializers, models, networks, search
+from lth_jax.commands import inputs, theirs
 from lth_jax.errors import InputError, require
 from lth_jax.runs.config import (
     check_batches,
@@ -23,7 +21,7 @@ from lth_jax.runs.config import (
     option,
 )
 from lth_jax.search import Choices, Search
-from lth_jax.tasks import check_logits
+from lth_jax.tasks import Task, check_logits
 from lth_jax.tickets import scores
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
@@ -76,6 +74,7 @@ GROUPS = {
     "training": (
         *("optimizer", "learning_rate", "weight_decay", "momentum"),
         *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
+        *("augment", "normalize"),
     ),
     "pruning": (
         *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
@@ -102,6 +101,11 @@ class Config:
     warmup_steps: int = option(0, "steps of linear warmup, for warmup and for cosine")
     epochs: int = option(3, "trained before each pruning")
     batch_size: int = option(60, "examples per step")
+    augment: tuple[str, ...] = option(
+        (),
+        f"changes of training images, as flip,crop:4: {', '.join(augmentation.NAMES)}, your MODULE:FUNCTION",
+    )
+    normalize: bool = option(False, "images less the training images' mean, over their standard deviation")
     seeds: tuple[int, ...] = option(tuple(range(42, 47)), "one run each, as 42-46 or 42,43")
     levels: int = option(10, "rounds of training and pruning; the first is dense")
     rate: tuple[float, ...] = option((0.2,), "fraction of the survivors pruned per level, or one for each")
@@ -147,6 +151,7 @@ class Config:
         given = ",".join(f"{rate:g}" for rate in self.rate)
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
+        inputs.check(self.augment)
         layer_rates(self)
         named("--", lambda: search.rewind_step(self.rewind), "")
         if self.controls:
@@ -208,17 +213,8 @@ def make_module(config: Config, classes: int) -> nn.Module:
     """
     if config.model in MODELS:
         return MODELS[config.model](config, classes)
-    package, _, name = config.model.partition(":")
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())  # an installed command does not look there by itself
-    try:
-        found = getattr(importlib.import_module(package), name)
-        module = found if isinstance(found, nn.Module) else found()
-    except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"--model {config.model}: cannot be made: {problem}") from None
-    finally:
-        sys.path[:] = before
+    made = lambda found: found if isinstance(found, nn.Module) else found()  # noqa: E731
+    module = theirs.imported("--model", config.model, made)
     kind = type(module).__name__
     require(isinstance(module, nn.Module), f"--model {config.model}: is a {kind}, no flax.linen.Module")
     return module
@@ -277,8 +273,14 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
 
 
-def make_search(config: Config, model: Model, examples: int) -> Search:
+def make_search(config: Config, model: Model, examples: int, task: Task | None = None) -> Search:
     """What happens at every level, and how its runs begin.
+
+    Args:
+      config: the flags.
+      model: the network.
+      examples: training examples, those that are held out for validation included.
+      task: what is learned; classification unless given.
 
     Raises:
       InputError: a batch, a warmup or a step to rewind to does not fit into a level, or a layer is unknown or
@@ -309,5 +311,5 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
     )
     optimizer = make_optimizer(config, steps)
     return named(
-        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices)
+        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices, task)
     )
