@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lth_jax import augmentation, data, initializers, models, networks, search
+from lth_jax import augmentation, data, initializers, models, networks, optimizers, search
 from lth_jax.commands import inputs, theirs
 from lth_jax.errors import InputError, require
+from lth_jax.optimizers import Rate
 from lth_jax.runs.config import (
     check_batches,
     check_choices,
@@ -25,8 +26,6 @@ from lth_jax.tasks import Task, check_logits
 from lth_jax.tickets import scores
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
-
-Rate = float | optax.Schedule
 
 
 def _of_the_field(name: str, config: "Config", classes: int) -> nn.Module:
@@ -43,13 +42,13 @@ MODELS: dict[str, Callable[["Config", int], nn.Module]] = {
 }
 OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] = {
     "adam": lambda config, rate: optax.adam(rate),
-    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay, mask=decaying(config)),
     "sgd": lambda config, rate: optax.sgd(rate),
     "momentum": lambda config, rate: optax.sgd(rate, config.momentum),
     "nesterov": lambda config, rate: optax.sgd(rate, config.momentum, nesterov=True),
     "rmsprop": lambda config, rate: optax.rmsprop(rate),
 }
-SCHEDULES = ("constant", "cosine", "warmup")
+SCHEDULES = ("constant", "cosine", "warmup", "piecewise")
 KEPT = ("kept", "restarted")
 OPTIMIZER_STATES = ("fresh", "carried", "rewound")
 OWN = "module"
@@ -63,6 +62,7 @@ LIMITS = {
     "weight_decay": (0, 1e6),
     "momentum": (0, 0.999999),
     "warmup_steps": (0, 1_000_000_000),
+    "decay": (1e-6, 1),
     "rate": (1e-4, 0.9999),  # pruning counts in steps of 1 / 10,000
     "hidden": (1, 100_000),
     "density": (0, 0.9999),
@@ -72,8 +72,8 @@ LIMITS = {
 GROUPS = {
     "the network": ("model", "hidden", "norm", "initializer", "dataset"),
     "training": (
-        *("optimizer", "learning_rate", "weight_decay", "momentum"),
-        *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
+        *("optimizer", "learning_rate", "weight_decay", "decoupled", "decay_only", "momentum"),
+        *("schedule", "warmup_steps", "boundaries", "decay", "epochs", "batch_size", "seeds"),
         *("augment", "normalize"),
     ),
     "pruning": (
@@ -96,9 +96,17 @@ class Config:
     optimizer: str = option("adam", "fresh at every level", tuple(OPTIMIZERS))
     learning_rate: float = option(1.2e-3, "its learning rate, the schedule's highest")
     weight_decay: float = option(0.0, "decoupled in adamw; in the others this times w joins the gradient")
+    decoupled: bool = option(False, "take --weight-decay from the weights beside the update, as adamw does")
+    decay_only: str = option(
+        "all", "what decays: no biases and norms with kernels", tuple(optimizers.DECAYED)
+    )
     momentum: float = option(0.9, "of momentum and nesterov")
     schedule: str = option("constant", "the learning rate within a level", SCHEDULES)
-    warmup_steps: int = option(0, "steps of linear warmup, for warmup and for cosine")
+    warmup_steps: int = option(0, "steps of linear warmup, for warmup, cosine and piecewise")
+    boundaries: tuple[str, ...] = option(
+        (), "where piecewise drops: iterations as 32000,48000, epochs as 80e"
+    )
+    decay: float = option(0.1, "what piecewise multiplies the learning rate by at each boundary")
     epochs: int = option(3, "trained before each pruning")
     batch_size: int = option(60, "examples per step")
     augment: tuple[str, ...] = option(
@@ -148,6 +156,7 @@ class Config:
             require(self.warmup_steps == 0, f"--warmup-steps {self.warmup_steps}: --schedule is constant")
         if self.schedule == "warmup":
             require(self.warmup_steps > 0, "--schedule warmup: say --warmup-steps too")
+        check_decay(self)
         given = ",".join(f"{rate:g}" for rate in self.rate)
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
@@ -159,6 +168,26 @@ class Config:
         for name in self.controls:
             named("--controls", lambda name=name: search.check_control(name))
         check_kept_levels(self)
+
+
+def check_decay(config: Config) -> None:
+    """Refuse boundaries that are none, and flags that would do nothing."""
+    steps = config.schedule == "piecewise"
+    listed = ",".join(config.boundaries)
+    require(steps or not listed, f"--boundaries {listed}: --schedule is {config.schedule}")
+    require(steps or config.decay == 0.1, f"--decay {config.decay:g}: --schedule is {config.schedule}")
+    require(not steps or bool(listed), "--schedule piecewise: say --boundaries too")
+    for entry in config.boundaries:
+        named("--boundaries", lambda entry=entry: optimizers.iteration(entry, 1), " ")
+    for name in [*["--decoupled"] * config.decoupled, *["--decay-only"] * (config.decay_only != "all")]:
+        require(config.weight_decay > 0, f"{name}: say --weight-decay too")
+
+
+def decaying(config: Config) -> Any:
+    """Which parameters decay, as Optax takes it."""
+    if config.decay_only == "all":
+        return None
+    return optimizers.leaves(optimizers.DECAYED[config.decay_only])
 
 
 def named(what: str, function: Callable[[], Any], behind: str = ": ") -> Any:
@@ -258,6 +287,8 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """The optimizer of one level of so many steps."""
     peak, warm = config.learning_rate, config.warmup_steps
+    per_epoch = steps // config.epochs
+    drops = [optimizers.iteration(entry, per_epoch) for entry in config.boundaries]
     rate: Mapping[str, Callable[[], Rate]] = {
         "constant": lambda: peak,
         "warmup": lambda: optax.warmup_constant_schedule(0.0, peak, warm),
@@ -266,11 +297,34 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
             if warm
             else optax.cosine_decay_schedule(peak, steps)
         ),
+        "piecewise": lambda: optimizers.piecewise(peak, drops, config.decay, warm),
     }
-    optimizer = OPTIMIZERS[config.optimizer](config, rate[config.schedule]())
-    if config.weight_decay == 0 or config.optimizer == "adamw":
-        return optimizer
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
+    make = functools.partial(OPTIMIZERS[config.optimizer], config)
+    if config.optimizer == "adamw":
+        return make(rate[config.schedule]())
+    return optimizers.with_decay(
+        make,
+        rate[config.schedule](),
+        config.weight_decay,
+        decoupled=config.decoupled,
+        only=optimizers.DECAYED[config.decay_only],
+    )
+
+
+def check_boundaries(config: Config, steps: int) -> None:
+    """Refuse boundaries that do not rise, or lie outside a level.
+
+    Raises:
+      InputError: the message names the first of them.
+    """
+    last = 0
+    for entry in config.boundaries:
+        place = optimizers.iteration(entry, steps // config.epochs)
+        require(place < steps, f"--boundaries {entry}: a level has {steps} steps")
+        require(
+            place > last, f"--boundaries {entry}: is step {place}, after one at {last}; they have to rise"
+        )
+        last = place
 
 
 def make_search(config: Config, model: Model, examples: int, task: Task | None = None) -> Search:
@@ -291,6 +345,7 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
     check_batches(config, examples, epochs=("epochs",))
     steps = config.epochs * (examples // config.batch_size)
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
+    check_boundaries(config, steps)
     back = search.rewind_step(config.rewind)[1]
     require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
     choices = Choices(
