@@ -92,7 +92,9 @@ class Config:
     hidden: tuple[int, ...] = option((), "widths of mlp's hidden layers, as 300,100")
     norm: str = option("batch", "behind the convolutions of resnet… and vgg…", networks.NORMS)
     initializer: str = option(OWN, "of the kernels: a scheme's name, normal:STD, or the module's own")
-    dataset: str = option(data.EMBEDDED, "data set", data.DATASETS)
+    dataset: str = option(
+        data.EMBEDDED, "data set, or npz:FILE, npy:FOLDER, folder:FOLDER, tfds:NAME", data.DATASETS
+    )
     optimizer: str = option("adam", "fresh at every level", tuple(OPTIMIZERS))
     learning_rate: float = option(1.2e-3, "its learning rate, the schedule's highest")
     weight_decay: float = option(0.0, "decoupled in adamw; in the others this times w joins the gradient")
