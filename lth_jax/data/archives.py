@@ -87,7 +87,7 @@ def check_opcodes(content: bytes) -> None:
       ValueError: it is no pickle.
     """
     for opcode, argument, _ in pickletools.genops(content):
-        far = "PUT" in opcode.name and int(argument) > FARTHEST
+        far = isinstance(argument, int) and "PUT" in opcode.name and argument > FARTHEST
         if far or opcode.name == "BYTEARRAY8":
             raise pickle.UnpicklingError(f"{opcode.name} asks for memory that no batch needs")
 
