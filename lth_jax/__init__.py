@@ -9,12 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lth_jax import data, initializers, keys, levels, models, tasks, training
+    from lth_jax import augmentation, data, initializers, keys, levels, models, networks, tasks, training
     from lth_jax.analysis.ticket_files import load_ticket
     from lth_jax.find import Tickets, find_tickets
     from lth_jax.keys import stream
     from lth_jax.levels import Plan, Run, Ticket, begin
     from lth_jax.models import MLP, Network, from_flax, from_linen, from_nnx, parameter_shapes
+    from lth_jax.networks import VGG, ConvNet, ResNet
     from lth_jax.runs import axis
     from lth_jax.runs.sweep import run_levels
     from lth_jax.tasks import Task
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLP",
+    "VGG",
+    "ConvNet",
     "Mask",
     "Metrics",
     "Network",
     "Params",
     "Plan",
     "Recipe",
+    "ResNet",
     "Run",
     "Split",
     "Task",
     "Ticket",
     "Tickets",
     "TrainState",
+    "augmentation",
     "axis",
     "begin",
     "data",
@@ -50,6 +55,7 @@ __all__ = [
     "load_ticket",
     "masks",
     "models",
+    "networks",
     "parameter_shapes",
     "pruning",
     "rewinding",
@@ -84,6 +90,11 @@ _HOMES = {
         "from_linen",
         "from_nnx",
         "parameter_shapes",
+    ),
+    "lth_jax.networks": (
+        "VGG",
+        "ConvNet",
+        "ResNet",
     ),
     "lth_jax.runs.sweep": ("run_levels",),
     "lth_jax.tasks": ("Task",),

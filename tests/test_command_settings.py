@@ -1,5 +1,6 @@
 """What the sweep's flags and files mean: optimizers, and files that say what flags say."""
 
+import dataclasses
 import signal
 import time
 import tomllib
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import make_digits
 
-from lth_jax import commands, search
+from lth_jax import commands, compression, search
 from lth_jax.commands import settings, sweep
 from lth_jax.runs import signals
+from lth_jax.tickets import rewinding
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,28 @@ from lth_jax.runs import signals
         ({"optimizer": "sgd", "schedule": "warmup", "warmup_steps": 2}, [0, -0.05 * 3, -0.1 * 3, -0.1 * 3]),
         ({"optimizer": "sgd", "schedule": "cosine"}, [-0.3, -0.3 * 0.853553, -0.15, -0.3 * 0.146447, 0]),
         ({"optimizer": "sgd", "schedule": "cosine", "warmup_steps": 2}, [0, -0.15, -0.3, -0.15, 0]),
+        (
+            {"optimizer": "sgd", "schedule": "piecewise", "boundaries": ("1", "3")},
+            [-0.3, -0.03, -0.03, -0.003],
+        ),
+        (
+            {"optimizer": "sgd", "schedule": "piecewise", "boundaries": ("1e",), "decay": 0.5, "epochs": 2},
+            [-0.3, -0.3, -0.15, -0.15],
+        ),
+        (
+            {"optimizer": "sgd", "schedule": "piecewise", "boundaries": ("3",), "warmup_steps": 2},
+            [0, -0.15, -0.3, -0.03],
+        ),
+        ({"optimizer": "momentum", "momentum": 0.5, "weight_decay": 0.5}, [-0.1 * 4, -0.1 * 6]),
+        (
+            {"optimizer": "momentum", "momentum": 0.5, "weight_decay": 0.5, "decoupled": True},
+            [-0.1 * (3 + 1), -0.1 * (4.5 + 1)],
+        ),
+        ({"optimizer": "adam", "weight_decay": 0.5, "decoupled": True}, [-0.1 - 0.1 * 0.5 * 2] * 2),
+        (
+            {"optimizer": "sgd", "weight_decay": 0.5, "decoupled": True, "schedule": "cosine"},
+            [-0.4, -0.4 * 0.853553],
+        ),
         ({"optimizer": "adam"}, [-0.1, -0.1]),
         ({"optimizer": "adamw", "weight_decay": 0.5}, [-0.1 - 0.1 * 0.5 * 2] * 2),
     ],
@@ -38,6 +62,41 @@ def test_an_optimizer_does_what_its_flags_say(flags, expected):
             update, state = optimizer.update(jnp.float32(3), state, jnp.float32(2))
         found.append(float(update))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("flags", [{}, {"decoupled": True}, {"optimizer": "adamw"}])
+def test_only_kernels_decay_where_that_is_asked_for(flags):
+    """Gradients are 0: what moves is what decays. A kernel may be held as a vector."""
+    chosen = settings.Config(**{"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, **flags})
+    params = {
+        "conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "held": {"kernel": jnp.ones(3)},
+    }
+    for only in ("all", "kernels"):
+        optimizer = settings.make_optimizer(dataclasses.replace(chosen, decay_only=only), 3)
+        with jax.numpy_dtype_promotion("standard"):
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            update, _ = optimizer.update(zeros, optimizer.init(params), params)
+        for path, leaf in jax.tree.leaves_with_path(update):
+            moves = only == "all" or path[-1].key == "kernel"
+            np.testing.assert_allclose(leaf, -0.05 if moves else 0, rtol=1e-5)
+        shapes = {"a": {"kernel": jnp.zeros((6, 5)), "bias": jnp.zeros(5)}}
+        assert compression.separable(optimizer, shapes, [False, True]), "levels may be held compressed"
+
+
+@pytest.mark.parametrize("flags", [{}, {"decoupled": True, "weight_decay": 1e-9}])
+def test_a_piecewise_schedule_goes_on_at_the_step_that_is_rewound_to(flags):
+    chosen = settings.Config(
+        optimizer="sgd", learning_rate=0.1, schedule="piecewise", boundaries=("2",), warmup_steps=2, **flags
+    )
+    optimizer, found = settings.make_optimizer(chosen, 6), []
+    state = rewinding.schedule_at(optimizer.init(jnp.float32(2)), 1)
+    for _ in range(3):
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update(jnp.float32(3), state, jnp.float32(2))
+        found.append(float(update))
+    np.testing.assert_allclose(found, [-0.15, -0.03, -0.03], rtol=1e-5)
 
 
 def test_a_file_says_what_flags_say(tmp_path, monkeypatch):

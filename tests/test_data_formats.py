@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from idx import TRAIN, digits, gzipped, idx_bytes, write_idx
 from PIL import Image
 
-from lth_jax.data import DataError
+from lth_jax.data import DataError, archives
 from lth_jax.data import datasets as data
 from lth_jax.data import formats as data_formats
 
@@ -130,7 +130,7 @@ def test_idx_spellings_and_places(tmp_path, ending, dotted, place):
     assert dataset.train_images.shape == (60, 28, 28, 1)
     assert (dataset.train_images.dtype, dataset.train_labels.dtype) == (np.uint8, np.int32)
     assert (dataset.name, dataset.source, dataset.classes) == ("mnist", "IDX files", 10)
-    assert dataset.title == "MNIST (60 + 20 examples)"  # not to be taken for the official 60,000
+    assert dataset.title == "files called mnist (60 + 20 examples)"  # not to be taken for the official 60,000
 
 
 def test_the_folder_of_a_data_sets_name_comes_first(tmp_path):
@@ -161,7 +161,7 @@ def write_cifar(folder: Path, images: np.ndarray | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     labels = (np.arange(60) % 10).astype(np.uint8)
     records = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(60, -1)], axis=1)
-    for i, name in enumerate(data_formats.CIFAR_BATCHES):
+    for i, name in enumerate(archives.CIFAR_BATCHES):
         (folder / name).write_bytes(records[10 * i : 10 * i + 10].tobytes())
     return folder
 

@@ -11,9 +11,10 @@ HELP = "data sets: list what is here, prepare one, verify it"
 EXAMPLES = """\
 examples:
   lth-jax data list
-  lth-jax data list --data-dir DIR         what is in a folder of IDX files, CIFAR-10 batches or TFDS's
+  lth-jax data list --data-dir DIR         what is in a folder of downloads, torchvision's or TFDS's
   lth-jax data prepare mnist               TFDS downloads it and prepares it (needs lth_jax[tfds])
   lth-jax data verify mnist --data-dir DIR
+  lth-jax data verify npz:FILE.npz         your own; likewise npy:FOLDER, folder:FOLDER of pictures, tfds:NAME
 
 Without --data-dir (or LTH_DATA_DIR): what TFDS has prepared, what the system ships, the embedded digits.
 verify reads every file anew, downloads nothing; exit code 2 says that a data set is missing or damaged."""

@@ -143,6 +143,7 @@ def make_card(
         **{name: config[name] for name in own},
         "dataset": attrs["dataset"],
         "fingerprint": attrs["fingerprint"],
+        "normalization": json.loads(attrs.get("normalization", "{}")),
         **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
         "weights": weights,
         "bytes": sparsity.sizes(mask, params),

@@ -1,8 +1,6 @@
 """What ``lth-jax sweep`` can be told, and the search that comes of it."""
 
-import importlib
-import os
-import sys
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -12,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lth_jax import data, initializers, models, search
+from lth_jax import augmentation, data, initializers, models, networks, optimizers, search
 from lth_jax.analysis import connectivity
+from lth_jax.commands import inputs, theirs
 from lth_jax.errors import InputError, require
+from lth_jax.optimizers import Rate
 from lth_jax.runs.config import (
     check_batches,
     check_choices,
@@ -23,27 +23,33 @@ from lth_jax.runs.config import (
     option,
 )
 from lth_jax.search import Choices, Search
-from lth_jax.tasks import check_logits
+from lth_jax.tasks import Task, check_logits
 from lth_jax.tickets import scores
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
 
-Rate = float | optax.Schedule
+
+def _of_the_field(name: str, config: "Config", classes: int) -> nn.Module:
+    """A network of ``networks``."""
+    norm = {"norm": config.norm} if name.startswith(networks.NORMED) else {}
+    return networks.MODELS[name](classes=classes, **norm)
+
 
 MODELS: dict[str, Callable[["Config", int], nn.Module]] = {
     "lenet-300-100": lambda config, classes: models.MLP((300, 100), classes),
     "mlp": lambda config, classes: models.MLP(config.hidden, classes),
     "lenet5": lambda config, classes: models.LeNet5(classes=classes),
+    **{name: functools.partial(_of_the_field, name) for name in networks.MODELS},
 }
 OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] = {
     "adam": lambda config, rate: optax.adam(rate),
-    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay, mask=decaying(config)),
     "sgd": lambda config, rate: optax.sgd(rate),
     "momentum": lambda config, rate: optax.sgd(rate, config.momentum),
     "nesterov": lambda config, rate: optax.sgd(rate, config.momentum, nesterov=True),
     "rmsprop": lambda config, rate: optax.rmsprop(rate),
 }
-SCHEDULES = ("constant", "cosine", "warmup")
+SCHEDULES = ("constant", "cosine", "warmup", "piecewise")
 KEPT = ("kept", "restarted")
 OPTIMIZER_STATES = ("fresh", "carried", "rewound")
 OWN = "module"
@@ -57,6 +63,7 @@ LIMITS = {
     "weight_decay": (0, 1e6),
     "momentum": (0, 0.999999),
     "warmup_steps": (0, 1_000_000_000),
+    "decay": (1e-6, 1),
     "rate": (1e-4, 0.9999),  # pruning counts in steps of 1 / 10,000
     "hidden": (1, 100_000),
     "density": (0, 0.9999),
@@ -66,10 +73,11 @@ LIMITS = {
     "validation": (0, 1_000_000_000),
 }
 GROUPS = {
-    "the network": ("model", "hidden", "initializer", "dataset"),
+    "the network": ("model", "hidden", "norm", "initializer", "dataset"),
     "training": (
-        *("optimizer", "learning_rate", "weight_decay", "momentum"),
-        *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
+        *("optimizer", "learning_rate", "weight_decay", "decoupled", "decay_only", "momentum"),
+        *("schedule", "warmup_steps", "boundaries", "decay", "epochs", "batch_size", "seeds"),
+        *("augment", "normalize"),
     ),
     "pruning": (
         *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
@@ -86,16 +94,32 @@ class Config:
 
     model: str = option("lenet-300-100", f"{', '.join(MODELS)}, or your Flax module's PACKAGE.MODULE:CLASS")
     hidden: tuple[int, ...] = option((), "widths of mlp's hidden layers, as 300,100")
+    norm: str = option("batch", "behind the convolutions of resnet… and vgg…", networks.NORMS)
     initializer: str = option(OWN, "of the kernels: a scheme's name, normal:STD, or the module's own")
-    dataset: str = option(data.EMBEDDED, "data set", data.DATASETS)
+    dataset: str = option(
+        data.EMBEDDED, "data set, or npz:FILE, npy:FOLDER, folder:FOLDER, tfds:NAME", data.DATASETS
+    )
     optimizer: str = option("adam", "fresh at every level", tuple(OPTIMIZERS))
     learning_rate: float = option(1.2e-3, "its learning rate, the schedule's highest")
     weight_decay: float = option(0.0, "decoupled in adamw; in the others this times w joins the gradient")
+    decoupled: bool = option(False, "take --weight-decay from the weights beside the update, as adamw does")
+    decay_only: str = option(
+        "all", "what decays: no biases and norms with kernels", tuple(optimizers.DECAYED)
+    )
     momentum: float = option(0.9, "of momentum and nesterov")
     schedule: str = option("constant", "the learning rate within a level", SCHEDULES)
-    warmup_steps: int = option(0, "steps of linear warmup, for warmup and for cosine")
+    warmup_steps: int = option(0, "steps of linear warmup, for warmup, cosine and piecewise")
+    boundaries: tuple[str, ...] = option(
+        (), "where piecewise drops: iterations as 32000,48000, epochs as 80e"
+    )
+    decay: float = option(0.1, "what piecewise multiplies the learning rate by at each boundary")
     epochs: int = option(3, "trained before each pruning")
     batch_size: int = option(60, "examples per step")
+    augment: tuple[str, ...] = option(
+        (),
+        f"changes of training images, as flip,crop:4: {', '.join(augmentation.NAMES)}, your MODULE:FUNCTION",
+    )
+    normalize: bool = option(False, "images less the training images' mean, over their standard deviation")
     seeds: tuple[int, ...] = option(tuple(range(42, 47)), "one run each, as 42-46 or 42,43")
     levels: int = option(10, "rounds of training and pruning; the first is dense")
     rate: tuple[float, ...] = option((0.2,), "fraction of the survivors pruned per level, or one for each")
@@ -134,6 +158,10 @@ class Config:
             require(0 < len(self.hidden) <= 20, f"--hidden {widths or 'nothing'}: --model mlp takes 1 to 20")
         else:
             require(not self.hidden, f"--hidden {widths}: only --model mlp takes widths")
+        normed = self.model.startswith(networks.NORMED) and self.model in networks.MODELS
+        require(
+            normed or self.norm == "batch", f"--norm {self.norm}: --model {self.model} has none to choose"
+        )
         check_distinct(self, "seeds")
         check_limits(self, LIMITS)
         if self.initializer != OWN:
@@ -142,9 +170,11 @@ class Config:
             require(self.warmup_steps == 0, f"--warmup-steps {self.warmup_steps}: --schedule is constant")
         if self.schedule == "warmup":
             require(self.warmup_steps > 0, "--schedule warmup: say --warmup-steps too")
+        check_decay(self)
         given = ",".join(f"{rate:g}" for rate in self.rate)
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
+        inputs.check(self.augment)
         layer_rates(self)
         ways = rewinds(self)
         for way in ways:
@@ -157,6 +187,26 @@ class Config:
         for name in self.controls:
             named("--controls", lambda name=name: search.check_control(name))
         check_kept_levels(self)
+
+
+def check_decay(config: Config) -> None:
+    """Refuse boundaries that are none, and flags that would do nothing."""
+    steps = config.schedule == "piecewise"
+    listed = ",".join(config.boundaries)
+    require(steps or not listed, f"--boundaries {listed}: --schedule is {config.schedule}")
+    require(steps or config.decay == 0.1, f"--decay {config.decay:g}: --schedule is {config.schedule}")
+    require(not steps or bool(listed), "--schedule piecewise: say --boundaries too")
+    for entry in config.boundaries:
+        named("--boundaries", lambda entry=entry: optimizers.iteration(entry, 1), " ")
+    for name in [*["--decoupled"] * config.decoupled, *["--decay-only"] * (config.decay_only != "all")]:
+        require(config.weight_decay > 0, f"{name}: say --weight-decay too")
+
+
+def decaying(config: Config) -> Any:
+    """Which parameters decay, as Optax takes it."""
+    if config.decay_only == "all":
+        return None
+    return optimizers.leaves(optimizers.DECAYED[config.decay_only])
 
 
 def named(what: str, function: Callable[[], Any], behind: str = ": ") -> Any:
@@ -216,17 +266,8 @@ def make_module(config: Config, classes: int) -> nn.Module:
     """
     if config.model in MODELS:
         return MODELS[config.model](config, classes)
-    package, _, name = config.model.partition(":")
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())  # an installed command does not look there by itself
-    try:
-        found = getattr(importlib.import_module(package), name)
-        module = found if isinstance(found, nn.Module) else found()
-    except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"--model {config.model}: cannot be made: {problem}") from None
-    finally:
-        sys.path[:] = before
+    made = lambda found: found if isinstance(found, nn.Module) else found()  # noqa: E731
+    module = theirs.imported("--model", config.model, made)
     kind = type(module).__name__
     require(isinstance(module, nn.Module), f"--model {config.model}: is a {kind}, no flax.linen.Module")
     return module
@@ -270,6 +311,8 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """The optimizer of one level of so many steps."""
     peak, warm = config.learning_rate, config.warmup_steps
+    per_epoch = steps // config.epochs
+    drops = [optimizers.iteration(entry, per_epoch) for entry in config.boundaries]
     rate: Mapping[str, Callable[[], Rate]] = {
         "constant": lambda: peak,
         "warmup": lambda: optax.warmup_constant_schedule(0.0, peak, warm),
@@ -278,15 +321,44 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
             if warm
             else optax.cosine_decay_schedule(peak, steps)
         ),
+        "piecewise": lambda: optimizers.piecewise(peak, drops, config.decay, warm),
     }
-    optimizer = OPTIMIZERS[config.optimizer](config, rate[config.schedule]())
-    if config.weight_decay == 0 or config.optimizer == "adamw":
-        return optimizer
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), optimizer)
+    make = functools.partial(OPTIMIZERS[config.optimizer], config)
+    if config.optimizer == "adamw":
+        return make(rate[config.schedule]())
+    return optimizers.with_decay(
+        make,
+        rate[config.schedule](),
+        config.weight_decay,
+        decoupled=config.decoupled,
+        only=optimizers.DECAYED[config.decay_only],
+    )
 
 
-def make_search(config: Config, model: Model, examples: int) -> Search:
+def check_boundaries(config: Config, steps: int) -> None:
+    """Refuse boundaries that do not rise, or lie outside a level.
+
+    Raises:
+      InputError: the message names the first of them.
+    """
+    last = 0
+    for entry in config.boundaries:
+        place = optimizers.iteration(entry, steps // config.epochs)
+        require(place < steps, f"--boundaries {entry}: a level has {steps} steps")
+        require(
+            place > last, f"--boundaries {entry}: is step {place}, after one at {last}; they have to rise"
+        )
+        last = place
+
+
+def make_search(config: Config, model: Model, examples: int, task: Task | None = None) -> Search:
     """What happens at every level, and how its runs begin.
+
+    Args:
+      config: the flags.
+      model: the network.
+      examples: training examples, those that are held out for validation included.
+      task: what is learned; classification unless given.
 
     Raises:
       InputError: a batch, a warmup or a step to rewind to does not fit into a level, or a layer is unknown or
@@ -297,6 +369,7 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
     check_batches(config, examples, epochs=("epochs",))
     steps = config.epochs * (examples // config.batch_size)
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
+    check_boundaries(config, steps)
     back = search.rewind_step(config.rewind)[1]
     require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
     choices = Choices(
@@ -320,5 +393,5 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
     )
     optimizer = make_optimizer(config, steps)
     return named(
-        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices)
+        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices, task)
     )

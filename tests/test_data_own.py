@@ -1,0 +1,464 @@
+"""Torchvision's layouts, archives and pictures of one's own, each written by its format's own writer."""
+
+import collections
+import io
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from conftest import one_line
+from idx import gzipped, idx_bytes, write_idx
+from PIL import Image
+from scipy.io import savemat
+from test_readers import early, mutated, said_by
+from test_tfds import write_prepared
+
+from lth_jax import data, training
+from lth_jax.commands import settings, sweep
+from lth_jax.data import DataError, archives, formats, known
+from lth_jax.data import datasets as loading
+
+pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
+RNG = np.random.default_rng(11)
+
+
+def colours(count, classes=10):
+    """Pictures uint8 [n, 32, 32, 3] and labels."""
+    return RNG.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8), np.arange(count) % classes
+
+
+def planes(images):
+    """As CIFAR has them: a row a picture, one plane a colour."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
+
+
+def python2(entries):
+    """A dictionary as Python 2 pickled it: byte strings, and NumPy by its old name."""
+    out = io.BytesIO()
+
+    def text(content):
+        short = len(content) < 256
+        out.write(b"U" + bytes([len(content)]) if short else b"T" + struct.pack("<I", len(content)))
+        out.write(content)
+
+    out.write(b"\x80\x02}(")
+    for key, value in entries.items():
+        text(key)
+        if isinstance(value, np.ndarray):
+            out.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01J")
+            rows, columns = (struct.pack("<i", size) for size in value.shape)
+            out.write(rows + b"J" + columns + b"\x86cnumpy\ndtype\n")
+            out.write(b"U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89")
+            text(value.tobytes())
+            out.write(b"tb")
+        elif isinstance(value, bytes):
+            text(value)
+        else:
+            out.write(b"](" + b"".join(b"K" + bytes([each]) for each in value) + b"e")
+    out.write(b"u.")
+    return out.getvalue()
+
+
+WRITERS = {
+    "Python 2": python2,
+    **{f"protocol {n}": (lambda entries, n=n: pickle.dumps(entries, n)) for n in (2, 3, 4)},
+}
+
+
+def batch(images, labels, name=b"labels"):
+    """What one of CIFAR's pickles holds."""
+    return {b"batch_label": b"batch", name: [int(each) for each in labels], b"data": planes(images)}
+
+
+def write_cifar10(folder, write=WRITERS["protocol 2"]):
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = colours(12)
+    for number, name in enumerate(archives.PYTHON_BATCHES):
+        part = slice(2 * number, 2 * number + 2)
+        (folder / name).write_bytes(write(batch(images[part], labels[part])))
+    return images, labels
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("place", ["", "cifar-10-batches-py", "cifar10/cifar-10-batches-py"])
+def test_torchvisions_cifar10(tmp_path, writer, place):
+    images, labels = write_cifar10(tmp_path / place, WRITERS[writer])
+    found = data.load("cifar10", tmp_path)
+    np.testing.assert_array_equal(found.train_images, images[:10])
+    np.testing.assert_array_equal(found.test_images, images[10:])
+    np.testing.assert_array_equal([*found.train_labels, *found.test_labels], labels)
+    assert (found.source, found.title, found.classes) == ("Python batches", "CIFAR-10 (10 + 2 examples)", 10)
+
+
+@pytest.mark.parametrize("kind", ["Python files", "binary files"])
+def test_cifar100_in_both_its_layouts(tmp_path, kind):
+    images, labels = colours(30, 100)
+    labels[0] = 99
+    folder = tmp_path / {"Python files": "cifar-100-python", "binary files": "cifar-100-binary"}[kind]
+    folder.mkdir()
+    for name, part in (("train", slice(20)), ("test", slice(20, None))):
+        if kind == "Python files":
+            entries = batch(images[part], labels[part], b"fine_labels") | {b"coarse_labels": [3] * 20}
+            (folder / name).write_bytes(pickle.dumps(entries, 2))
+        else:
+            two = np.stack([np.full(30, 3), labels], 1)[part].astype(np.uint8)
+            (folder / f"{name}.bin").write_bytes(np.concatenate([two, planes(images[part])], 1).tobytes())
+    found = data.load("cifar100", tmp_path)
+    np.testing.assert_array_equal(found.train_images, images[:20])
+    np.testing.assert_array_equal([*found.train_labels, *found.test_labels], labels)
+    assert (found.source, found.title, found.classes) == (kind, "CIFAR-100 (20 + 10 examples)", 100)
+
+
+class Harmful:
+    """A pickle that would write a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickles_code_is_not_run(tmp_path):
+    write_cifar10(tmp_path)
+    for name, entry in (("data", Harmful(tmp_path / "harm")), ("labels", [Harmful(tmp_path / "harm")])):
+        entries = batch(*colours(2)) | {name.encode(): entry}
+        (tmp_path / "data_batch_3").write_bytes(pickle.dumps(entries, 2))
+        with pytest.raises(
+            DataError, match=r"data_batch_3: .* asks for \w+\.open, which no batch needs"
+        ) as error:
+            data.load("cifar10", tmp_path)
+        one_line(error)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("opcode", "told"),
+    [(b"r\xff\xff\xff\xff", "LONG_BINPUT"), (b"p4000000000\n", "PUT"), (b"\x96" + b"\xff" * 7 + b"\x00", "")],
+)
+def test_a_pickle_that_asks_for_a_huge_memo_is_refused(tmp_path, opcode, told):
+    """A reader would fill 64 GiB with nothing."""
+    write_cifar10(tmp_path)
+    (tmp_path / "test_batch").write_bytes(b"\x80\x05}" + opcode + b".")
+    with pytest.raises(DataError, match=f"test_batch: .*{told}"):
+        data.load("cifar10", tmp_path)
+
+
+IMAGES, LABELS = colours(2)
+WRONG = {
+    "KeyError": {b"labels": [1, 2]},
+    "data is no array": {b"labels": [1, 2], b"data": [1, 2]},
+    "no array of uint8": batch(IMAGES, LABELS) | {b"data": planes(IMAGES).astype(np.float32)},
+    "data is (2, 100), labels are 2": batch(IMAGES, LABELS) | {b"data": planes(IMAGES)[:, :100].copy()},
+    "data is (2, 3072), labels are 3": batch(IMAGES, [1, 2, 3]),
+    "labels is no list of whole numbers": batch(IMAGES, LABELS) | {b"labels": ["one", "two"]},
+    "expected labels 0 … 9, found 10; they start at 1": batch(IMAGES, [1, 10]),
+    "expected labels 0 … 9, found -1": batch(IMAGES, [-1, 3]),
+    "asks for collections.OrderedDict": batch(IMAGES, LABELS) | {b"x": collections.OrderedDict()},
+}
+
+
+@pytest.mark.parametrize("told", WRONG)
+def test_a_malformed_pickle_is_named(tmp_path, told):
+    write_cifar10(tmp_path)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(WRONG[told], 2))
+    with pytest.raises(DataError) as error:
+        data.load("cifar10", tmp_path)
+    assert told in one_line(error)
+    assert "test_batch" in str(error.value)
+
+
+def write_svhn(folder, labels=None):
+    images, numbers = colours(20)
+    numbers = np.where(numbers == 0, 10, numbers) if labels is None else labels
+    for name, part in zip(archives.SVHN_FILES, (slice(12), slice(12, None)), strict=True):
+        entries = {"X": images[part].transpose(1, 2, 3, 0), "y": numbers[part, None].astype(np.uint8)}
+        savemat(folder / name, entries, do_compression=True)
+    return images
+
+
+def test_svhns_ten_is_the_digit_zero(tmp_path):
+    images = write_svhn(tmp_path)
+    found = data.load("svhn", tmp_path)
+    np.testing.assert_array_equal(found.train_images, images[:12])
+    assert [*found.train_labels, *found.test_labels] == [*range(10)] * 2
+    assert (found.source, found.title) == ("MATLAB files", "SVHN (12 + 8 examples)")
+    write_svhn(tmp_path, np.arange(20) % 10)
+    with pytest.raises(DataError, match=r"train_32x32.mat: expected labels 1 … 10"):
+        data.load("svhn", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_torchvisions_idx_folders(tmp_path, name):
+    write_idx(tmp_path / name / "raw")
+    own = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}[name]
+    assert data.load(own, tmp_path).train_images.shape == (60, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "first", "classes"), [("balanced", 0, 47), ("letters", 1, 26), ("digits", 0, 10)]
+)
+def test_emnists_parts(tmp_path, part, first, classes):
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    labels = np.arange(classes) + first
+    for split, count in (("train", classes), ("test", 5)):
+        pictures = RNG.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        stem = f"emnist-{part}-{split}"
+        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzipped(idx_bytes(pictures)))
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[:count].astype(np.uint8)))
+    found = data.load(f"emnist/{part}", tmp_path)
+    assert found.train_labels.tolist() == list(range(classes))
+    assert (found.name, found.classes) == (f"emnist/{part}", classes)
+    assert found.title == f"EMNIST {part} ({classes} + 5 examples)"
+    (folder / f"emnist-{part}-train-labels-idx1-ubyte").write_bytes(idx_bytes((labels + 1).astype(np.uint8)))
+    with pytest.raises(DataError, match=f"expected labels 0 … {classes - 1}, found {classes}"):
+        data.load(f"emnist/{part}", tmp_path)
+
+
+def arrays(count=(6, 4), shape=(5, 4, 3), classes=3):
+    """Four arrays of one's own."""
+    parts = [RNG.integers(0, 256, (count[0], *shape)).astype(np.uint8), np.arange(count[0]) % classes]
+    parts += [RNG.integers(0, 256, (count[1], *shape)).astype(np.uint8), np.arange(count[1]) % classes]
+    return formats.Arrays(*parts)
+
+
+def same(found, expected):
+    for part, values in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(found, part), values)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_of_ones_own(tmp_path, save):
+    expected = arrays()
+    save(tmp_path / "mine.npz", **expected._asdict())
+    found = data.load(f"npz:{tmp_path / 'mine.npz'}")
+    same(found, expected)
+    assert (found.name, found.title, found.source, found.classes) == (
+        "mine.npz",
+        "mine.npz",
+        "an npz file",
+        3,
+    )
+    same(data.load("npz:mine.npz", tmp_path), expected)
+
+
+def test_kerass_names_and_shapes(tmp_path):
+    expected = arrays(shape=(5, 4))
+    names = ("x_train", "y_train", "x_test", "y_test")
+    columns = {
+        n: v[:, None].astype(np.uint8) if n[0] == "y" else v for n, v in zip(names, expected, strict=True)
+    }
+    np.savez(tmp_path / "keras.npz", **columns)
+    found = data.load("npz:keras.npz", tmp_path)
+    same(found, expected._replace(train_images=expected[0][..., None], test_images=expected[2][..., None]))
+
+
+def test_a_folder_of_npy_pairs(tmp_path):
+    expected = arrays()
+    for part, values in expected._asdict().items():
+        np.save(tmp_path / f"{part}.npy", np.asfortranarray(values))
+    found = data.load(f"npy:{tmp_path}")
+    same(found, expected)
+    assert found.source == "npy files"
+    (tmp_path / "test_labels.npy").unlink()
+    with pytest.raises(DataError, match=r"test_labels.npy: cannot be read: No such file"):
+        data.load(f"npy:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"train_labels": np.arange(1, 7), "test_labels": np.arange(1, 5)},
+            "they start at 1; store labels - 1",
+        ),
+        ({"train_labels": np.arange(7)}, "6 train images, but 7 labels"),
+        ({"train_labels": np.asarray(["a"] * 6)}, "train_labels: cannot be read: ValueError: holds <U1"),
+        ({"train_labels": np.asarray([{}] * 6)}, "holds object, expected numbers"),
+        ({"train_images": np.zeros((6, 5, 4, 3), np.int64)}, "found int64"),
+        ({"train_images": np.zeros((6, 5), np.uint8)}, r"expected [n, height, width, channels]"),
+        ({"test_images": np.zeros((4, 5, 5, 3), np.uint8)}, "test images"),
+        ({"test_images": None}, "holds test_labels, train_images, train_labels, expected"),
+    ],
+)
+def test_an_npz_that_is_no_data_set_is_named(tmp_path, change, told):
+    parts = {name: each for name, each in {**arrays()._asdict(), **change}.items() if each is not None}
+    np.savez(tmp_path / "mine.npz", **parts)
+    with pytest.raises(DataError) as error:
+        data.load("npz:mine.npz", tmp_path)
+    assert told in one_line(error)
+    assert "mine.npz" in str(error.value)
+
+
+def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays()._asdict())
+    header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    header += b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999,), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        for part in formats.Arrays._fields:
+            archive.writestr(f"{part}.npy", header + bytes(80))
+    with pytest.raises(DataError, match="the header promises 99,999,999,999 bytes, the file has 80"):
+        data.load("npz:huge.npz", tmp_path)
+
+
+def write_pictures(folder, ending=".png", size=(6, 5), mode="RGB"):
+    """Three classes in train, two of them in test; the pictures by class."""
+    found = {}
+    for part, classes in {"train": ("cat", "dog", "owl"), "test": ("dog", "owl")}.items():
+        for name in classes:
+            (folder / part / name).mkdir(parents=True)
+            for number in range(2):
+                shape = (*size, 3) if mode == "RGB" else size
+                picture = RNG.integers(0, 256, shape).astype(np.uint8)
+                found.setdefault((part, name), []).append(picture)
+                Image.fromarray(picture).save(folder / part / name / f"{number}{ending}")
+    return found
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_folder_of_pictures(tmp_path, mode):
+    pictures = write_pictures(tmp_path / "zoo", mode=mode)
+    found = data.load(f"folder:{tmp_path / 'zoo'}")
+    assert found.train_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.test_labels.tolist() == [1, 1, 2, 2]
+    np.testing.assert_array_equal(
+        found.test_images.reshape(4, 6, 5, -1)[3], pictures["test", "owl"][1].reshape(6, 5, -1)
+    )
+    assert (found.title, found.source, found.classes) == ("zoo", "a folder of pictures", 3)
+    same(
+        data.load("folder:zoo", tmp_path),
+        formats.Arrays(*(getattr(found, p) for p in formats.Arrays._fields)),
+    )
+
+
+def test_jpegs_are_read_as_pillow_reads_them(tmp_path):
+    write_pictures(tmp_path, ".JPEG")
+    found = data.load(f"folder:{tmp_path}")
+    with Image.open(tmp_path / "train" / "owl" / "1.JPEG") as picture:
+        np.testing.assert_array_equal(found.train_images[5], np.asarray(picture))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda f: (f / "test").rename(f / "tests"), "has no folder test; expected train/CLASS/*.png"),
+        (lambda f: (f / "test" / "eel").mkdir(), "class eel has no pictures to train on"),
+        (
+            lambda f: [p.unlink() for p in f.glob("train/*/*")],
+            "holds no class folders with PNG or JPEG files",
+        ),
+        (lambda f: (f / "train/owl/1.png").write_bytes(b"no picture"), "train/owl/1.png: cannot identify"),
+        (
+            lambda f: Image.new("RGB", (5, 7)).save(f / "train/owl/1.png"),
+            "is (7, 5, 3), the first picture (6, 5, 3)",
+        ),
+        (
+            lambda f: Image.new("RGBA", (5, 6)).save(f / "train/owl/1.png"),
+            "is of mode RGBA, expected L or RGB: convert",
+        ),
+        (
+            lambda f: Image.new("RGB", (5, 6)).save(f / "train/owl/1.png", "GIF"),
+            "train/owl/1.png: cannot identify",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_named(tmp_path, change, told):
+    write_pictures(tmp_path)
+    change(tmp_path)
+    with pytest.raises(DataError) as error:
+        data.load(f"folder:{tmp_path}")
+    assert told in one_line(error)
+
+
+def test_pictures_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    write_pictures(tmp_path)
+    monkeypatch.setattr("lth_jax.data.own.MAX_BYTES", 899)
+    with pytest.raises(DataError, match=r"10 pictures of \(6, 5, 3\) take over 899 bytes"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_anything_that_tfds_has_prepared(tmp_path):
+    """Under a name that this library does not know; written as TFDS writes it."""
+    root = write_prepared(tmp_path / "root", "array_record")
+    (root / "mnist").rename(root / "my_digits")
+    info = root / "my_digits" / "3.0.1"
+    for file in info.iterdir():
+        file.rename(info / file.name.replace("mnist-", "my_digits-"))
+    described = (info / "dataset_info.json").read_text()
+    (info / "dataset_info.json").write_text(described.replace('"name": "mnist"', '"name": "my_digits"'))
+    found = data.load("tfds:my_digits", root)
+    assert (found.title, found.source) == ("my_digits", "TFDS my_digits/3.0.1")
+    assert found.train_images.shape == (60, 28, 28, 1)
+    assert ArrayRecordWriter  # which wrote it
+    with pytest.raises(DataError, match="holds no tfds:other: expected what TFDS prepares in other/VERSION"):
+        data.load("tfds:other", root)
+    for name in ("tfds:../up", "tfds:A", "tfds:a/b/c"):
+        with pytest.raises(DataError, match="expected a name of TFDS as tfds:mnist"):
+            data.load(name, root)
+    with pytest.raises(DataError, match=r"tfds:other was not found\. Four ways"):
+        data.load("tfds:other")
+
+
+def test_a_title_says_mnist_of_mnists_bytes_alone(tmp_path, monkeypatch):
+    """In whatever order, as TFDS has them; not of others under its files' names."""
+    write_idx(tmp_path)
+    assert data.load("mnist", tmp_path).title == "files called mnist (60 + 20 examples)"
+    own = formats.read_idx_folder(tmp_path, (28, 28), 10)
+    facts = known.KNOWN["mnist"]._replace(unordered=formats.unordered(own), counts=(60, 20))
+    monkeypatch.setitem(loading._KNOWN, "mnist", facts)
+    order = RNG.permutation(60)
+    turned = own._replace(train_images=own.train_images[order], train_labels=own.train_labels[order])
+    for part, values in turned._asdict().items():
+        stem = formats.IDX_STEMS[part]
+        (tmp_path / stem).write_bytes(idx_bytes(values[..., 0] if values.ndim == 4 else values))
+    assert data.load("mnist", tmp_path).title == "MNIST"
+    swapped = own.train_labels.copy()
+    swapped[:2] = swapped[1::-1]
+    (tmp_path / formats.IDX_STEMS["train_labels"]).write_bytes(idx_bytes(swapped))
+    assert data.load("mnist", tmp_path).title == "files called mnist"
+
+
+def test_a_flag_takes_data_of_ones_own(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays()._asdict())
+    chosen = settings.Config(dataset=f"npz:{tmp_path / 'mine.npz'}", batch_size=3, levels=2)
+    found = data.load(chosen.dataset)
+    sweep.check(chosen, found)
+    assert training.splits(found)[0].images.shape == (6, 5, 4, 3)
+    for name in ("npz:", "csv:x", "cifar"):
+        with pytest.raises(ValueError, match=f"--dataset {name}: unknown; expected one of mnist"):
+            settings.Config(dataset=name)
+
+
+def places(folder, kind):
+    """A data set in a folder, the file of it that is damaged, and its name."""
+    if kind == "pickle":
+        write_cifar10(folder)
+        return folder / "data_batch_2", "cifar10"
+    if kind == "mat":
+        write_svhn(folder)
+        return folder / "train_32x32.mat", "svhn"
+    if kind == "npz":
+        np.savez_compressed(folder / "mine.npz", **arrays()._asdict())
+        return folder / "mine.npz", "npz:mine.npz"
+    if kind == "npy":
+        for part, values in arrays()._asdict().items():
+            np.save(folder / f"{part}.npy", values)
+        return folder / "train_images.npy", "npy:."
+    write_pictures(folder, f".{kind}")
+    return folder / "train" / "cat" / f"0.{kind}", "folder:."
+
+
+@pytest.mark.parametrize("kind", ["pickle", "mat", "npz", "npy", "png", "jpg"])
+@pytest.mark.filterwarnings("default")
+def test_mutated_files_of_every_format_are_read_or_refused(tmp_path, tally, kind):
+    path, name = places(tmp_path, kind)
+    whole, cases, refused = path.read_bytes(), 60 if kind == "mat" else 150, 0
+    for case in range(cases):
+        path.write_bytes((mutated if case % 2 else early)(whole))
+        refused += bool(said_by(lambda: data.find(name, tmp_path, True)))
+    assert refused > cases / 10
+    tally("mutated files read or refused", cases)
