@@ -22,7 +22,7 @@ from experiments.mnist_tickets import (
 from experiments.mnist_tickets import (
     figures as mnist_tickets_figures,
 )
-from experiments.mnist_tickets import measures, parts
+from experiments.mnist_tickets import inside, measures, parts
 from lth_jax import initializers, levels
 from lth_jax.data import datasets as data
 from lth_jax.errors import InputError
@@ -341,3 +341,16 @@ def test_from_command_to_report_and_not_trained_twice(tmp_path, monkeypatch, cap
     again = results.load(out / results.RESULTS)
     np.testing.assert_array_equal(again["validation_loss"], measured["validation_loss"])
     assert "lower bounds" in (out / results.REPORT).read_text()
+
+
+def test_what_is_inside_of_tickets_is_read_by_hand():
+    """Of 81 bins of 8/81 standard deviations: two bumps at ±1, or one at 0."""
+    middles = (np.arange(81) - 40) * 8 / 81
+    far, near = (np.rint(1000 * np.exp(-((np.abs(middles) - at) ** 2) / 0.1)) for at in (1.0, 0.0))
+    counts = xr.DataArray(np.stack([far, near]), {"bin": middles}, ("seed", "bin"))
+    side, middle = inside.density(counts, 0.75, 1.25), inside.density(counts, 0.0, 0.25)
+    assert side[0] > 10 * middle[0]
+    assert side[1] < middle[1] / 10
+    share = inside.share_near(counts)
+    assert float(share[1]) == pytest.approx(near[np.abs(middles) < 0.5].sum() / near.sum())
+    assert inside.density(counts * 0, 0.0, 0.25).tolist() == [0.5, 0.5]  # no weight: half of one

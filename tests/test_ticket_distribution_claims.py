@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 import xarray as xr
 
-from experiments.ticket_distribution import claims, published, report, weights
+from experiments.ticket_distribution import claims, peaks, published, report, weights
 from experiments.ticket_distribution.config import Config, names
 from lth_jax.runs import config as configs
 
@@ -128,3 +129,36 @@ def test_the_report_says_what_is_far_from_the_published():
     assert "--variant as-run" in said("as-described")
     assert "--variant as-run" not in said("as-run")
     assert "of 100 epochs on MNIST, these of 50 on" in said("as-described", epochs=50)
+
+
+def test_peaks_are_counted_and_compared():
+    """Four bumps of heights 10, 40, 80 and 20; two; and none."""
+    at = np.arange(240)
+
+    def bumps(*pairs):
+        return sum(height * np.exp(-((at - place) ** 2) / 50) for place, height in pairs)
+
+    four = bumps((40, 10), (90, 40), (150, 80), (200, 20))
+    fourth, ratio = peaks.peaks(np.stack([four, bumps((90, 40), (150, 80)), np.ones(240)]))
+    np.testing.assert_allclose(fourth, [100 * 10 / 80, 0, 0], rtol=0.02)
+    np.testing.assert_allclose(ratio, [40 / 20, np.nan, np.nan], rtol=0.02)
+    noisy = np.random.default_rng(0).poisson(50 * four).astype(float)
+    assert peaks.peaks(noisy[None])[0] == pytest.approx(12.5, abs=1)
+
+
+def test_d_n_of_trained_weights_is_given_no_divot():
+    """Pruning by their own magnitude cuts it out: a tautology is no claim."""
+    measured = made_up(lambda n: 0.98, lambda n: 0.1)
+    config = {**json.loads(measured.attrs["config"]), "source": "trained"}
+    found = judged(measured.assign_attrs(config=json.dumps(config)))
+    assert "symmetric:10" in found
+    assert not [name for name in found if name.startswith(("divot", "four-peaks", "inner-peaks"))]
+
+
+def test_losses_are_claimed_in_the_order_of_the_documents_own_numbers():
+    """LeNet-5's table has 0.8902 for reinit 26 % and 0.8884 for remask: the other way round."""
+    measured = made_up(lambda n: 0.6, lambda n: 0.1)
+    config = {**json.loads(measured.attrs["config"]), "model": "lenet5"}
+    found = judged(measured.assign_attrs(config=json.dumps(config)))
+    assert "loss:pruned-6:reinit-6" in found
+    assert "loss:reinit-6:remask-6" not in found
