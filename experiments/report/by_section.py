@@ -67,7 +67,10 @@ def text(runs: Sequence[Run], links: str = "") -> str:
         f"Made from the results files by `{RENEW}`; not to be edited by hand. A row is a distinct claim: "
         "what stands for it is the run that follows the document's text; *other readings* are the verdicts "
         "of the same statement by other variants, references or measures. *Holds if* and *power* are as in "
-        f"[SUMMARY.md]({quote('/'.join(part for part in (links, 'SUMMARY.md') if part))}).",
+        f"[SUMMARY.md]({quote('/'.join(part for part in (links, 'SUMMARY.md') if part))}). What is judged "
+        "together (a section, a figure or a question) and the reference of 002's tickets (all dense networks "
+        "of a trial; *own*: the ticket's own) were decided on after these runs had been seen, and before any "
+        "further ones.",
     ]
     for name in sorted({source(statement.verdict.claim) for statement in judged}):
         lines += ["", f"## {escape(name)}", ""]
