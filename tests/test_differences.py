@@ -87,6 +87,13 @@ def test_a_claim_of_every_one_needs_no_correction():
     assert found.p_value == pytest.approx(scipy_stats.ttest_rel(near, OURS).pvalue)
 
 
+def test_of_parts_with_one_p_value_the_smallest_is_shown():
+    """Sign flips of seven: every part's p is 2 / 2^7."""
+    parts = {"large": OURS + 2 * STEP, "small": OURS + STEP, "larger": OURS + 3 * STEP}
+    found = judge(CLAIM, parts, dict.fromkeys(parts, OURS))
+    assert (found.p_value, found.verdict, found.note) == (2 / 128, "supported", "weakest of 3: small")
+
+
 def test_one_part_that_fails_contradicts_after_a_correction_for_their_number():
     below = OURS - STEP
     parts = {"above": OURS + 0.1 * (1 + OURS), "below": below}

@@ -3,7 +3,7 @@
 What is compared is d_i = a_i - b_i, one per seed. Methods that share a seed share its data order too
 where they train at the same level; across levels only the seed's first weights are shared.
 
-* The tests themselves (bootstrap, sign flips, Student, TOST, Welch, prediction) are `differences`'.
+* The tests themselves are those of `differences`.
 * Families: claims judged together are corrected together (Holm 1979). A family is one
   question: what one section, figure or table of one source says; one test is entered once.
 * "Against every one": a claim of several comparisons at once holds where each of them does, and needs no
@@ -12,8 +12,7 @@ where they train at the same level; across levels only the seed's first weights 
 * No spread, no test: where all differences are equal a t test has p = 0 or 1 and says nothing.
 * Power: see `power`. Effects, margins and results are worded in the reader's units: `measured`, `holds_if`.
 
-Where a pair with NaN or inf (a diverged seed) is dropped the verdict says so. Values and margins share a
-unit: accuracy points are 100 * accuracy.
+Where a pair with NaN or inf (a diverged seed) is dropped the verdict says so.
 """
 
 import csv
@@ -159,11 +158,8 @@ def judge_all(pairs: Sequence[Pair], *, alpha: float = 0.05, **options) -> list[
     family, verdicts = max(sum(tested), 1), []
     for (v, spread), test in zip(alone, tested, strict=True):
         p = next(adjusted) if test else 1.0
-        if v.claim.kind == "one_of":
-            if v.verdict == "contradicted" and p >= alpha:
-                v = _open(v, family)
-        elif v.verdict != "inconclusive" and p >= alpha:
-            v = _open(v, family)
+        needs_p = v.verdict == "contradicted" or (v.verdict == "supported" and v.claim.kind != "one_of")
+        v = _open(v, family) if needs_p and p >= alpha else v
         verdicts.append(_with_power(v._replace(adjusted_p=p), spread, alpha, family))
     return verdicts
 
@@ -354,6 +350,9 @@ def _judge_every(claim: Claim, a: Mapping, b: Mapping, alpha: float, options: di
         right = abs(v.estimate) <= claim.margin if null is None else v.estimate > null
         return v.p_value if right else 2 - v.p_value
 
+    def slack(part: _Judged) -> float:  # of parts whose p-values tie, as sign flips' may
+        return abs(part[0].estimate) if null is None else -part[0].estimate
+
     fallen = [name for name, (v, _) in parts.items() if v.verdict == "contradicted"]
     worst = min(fallen, key=lambda name: parts[name][0].p_value, default="")
     if worst and len(parts) * parts[worst][0].p_value < alpha:
@@ -362,7 +361,7 @@ def _judge_every(claim: Claim, a: Mapping, b: Mapping, alpha: float, options: di
         return _noted(v, f"of {len(parts)} the one that fails: {worst}")._replace(
             p_value=p, adjusted_p=p
         ), spread
-    weakest = max(parts, key=lambda name: against(parts[name]))
+    weakest = max(parts, key=lambda name: (against(parts[name]), slack(parts[name])))
     v, spread = parts[weakest]
     p = min(1.0, against(parts[weakest]))
     holds = all(part.verdict == "supported" for part, _ in parts.values())
