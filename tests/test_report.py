@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,17 @@ from hypothesis import strategies as st
 from pages import HOSTILE, make_run, make_verdict
 
 import experiments.__main__
-from experiments.report import captions, elements, gather, page, sections, summary, wording
+from experiments.report import (
+    by_section,
+    captions,
+    distinct,
+    elements,
+    gather,
+    page,
+    sections,
+    summary,
+    wording,
+)
 from lth_jax.analysis import tables
 from lth_jax.runs import results
 
@@ -225,13 +236,58 @@ def test_the_committed_summary_is_what_the_command_makes(committed):
     assert (COMMITTED / "SUMMARY.md").read_text(encoding="utf-8") == made, f"renew it: {summary.RENEW}"
 
 
+def test_the_committed_table_of_claims_is_what_the_command_makes(committed):
+    made = by_section.text(committed, "../experiments/results")
+    docs = COMMITTED.parents[1] / "docs/claims.md"
+    assert docs.read_text(encoding="utf-8") == made, f"renew it: {by_section.RENEW}"
+
+
+def test_a_statement_counts_once_and_the_run_by_the_text_stands_for_it():
+    first, again = (make_verdict(identifier=name, verdict=v) for name, v in SAME)
+    second = first._replace(claim=replace(first.claim, identifier="a:own", statement="a"))
+    attrs = [{"experiment": "xor", "variant": name} for name in ("as-run", "as-described")]
+    runs = [
+        make_run("run", [again], attrs=attrs[0]),
+        make_run("described", [first, second], attrs=attrs[1]),
+        make_run("other", [first], attrs={"experiment": "supermask"}),
+    ]
+    found = distinct.statements(runs)
+    assert [(s.run.place, s.verdict.verdict, len(s.repeats)) for s in found] == [
+        ("described", "supported", 2),
+        ("other", "supported", 0),
+    ]
+    assert distinct.by_document(runs) == {"000": {"supported": 2}}
+    table = by_section.text(runs)
+    assert "| own: supported; run: contradicted |" in table
+
+
+SAME = (("a", "supported"), ("a", "contradicted"))
+
+
+def test_every_section_has_its_claims(committed):
+    """Documents 000 to 004: what they are divided into; what has no run is named with the run it needs."""
+    text = by_section.text(committed)
+    judged = {s.verdict.claim.document for s in distinct.statements(committed)}
+    judged |= {missing.section for missing in by_section.MISSING}
+    sections = [f"000, Figure {n}" for n in (1, 3, 4)]
+    sections += ["001, abstract", *(f"001 §4.{n}" for n in (2, 3, 4)), "001 §5"]
+    sections += [f"002 §{n}" for n in range(2, 7)] + ["003", "003, Figure 7.4", "003, notes"]
+    sections += ["004 §1", *(f"004, Figure {n}" for n in range(1, 7)), "004, Table 1"]
+    assert set(sections) <= judged
+    assert all(f"`{missing.run}`" in text for missing in by_section.MISSING)
+
+
 def test_the_summary_escapes_and_counts():
-    verdicts = [make_verdict("a | b <i>", verdict="supported"), make_verdict("c", verdict="inconclusive")]
+    verdicts = [
+        make_verdict("a | b <i>", verdict="supported"),
+        make_verdict("c", verdict="inconclusive", identifier="two"),
+        make_verdict("c again", verdict="supported", identifier="two"),
+    ]
     lines = summary.text([make_run("x y", verdicts)], "../there").splitlines()
     ours = r"+1.25 \[+0.75, +1.5\] accuracy points | > 0.5"
-    row = rf"| 000 | a \| b &lt;i> | published | {ours} | supported | 11 |"
+    row = rf"| 000 | a \| b &lt;i> | published | {ours} | supported | 11 | – |"
     assert row in lines
-    assert "| **all** | 1 | 0 | 1 | 2 |" in lines
+    assert "| **all** | 1 | 0 | 1 | 2 | 3 |" in lines  # one is judged twice
     assert "[x y](../there/x%20y/report.md): preset quick; data set none." in lines
 
 
@@ -275,7 +331,7 @@ def test_damaged_results_are_named_and_counted_nowhere(copies, tmp_path, monkeyp
     )  # all claims, and the run's
     text = (tmp_path / "out/summary.md").read_text(encoding="utf-8")
     assert f"**deep/other: {line}**" in text
-    assert re.search(r"\| \*\*all\*\* \|.* 18 \|\n", text)
+    assert re.search(r"\| \*\*all\*\* \|.* 20 \| 20 \|\n", text)
 
 
 def test_whatever_is_amiss_is_said(copies, monkeypatch):
@@ -339,6 +395,8 @@ def test_it_writes_a_page_and_summaries_and_nothing_else(copies, tmp_path, monke
         ("--summary=", "--summary: expected a path"),
         ("--summary empty", "--summary empty: is a folder"),
         ("--summary file/SUMMARY.md", "--summary file: "),
+        ("--claims empty", "--claims empty: is a folder"),
+        ("--claims file/claims.md", "--claims file: "),
         ("--readme=", "--readme: expected a path"),
         ("--readme none.md", "--readme none.md: cannot be read"),
         ("--readme file", "--readme file: expected one line"),

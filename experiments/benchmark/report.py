@@ -95,8 +95,8 @@ def ready_ours(record: Mapping[str, Any]) -> bool:
 
 
 def target(identifier: str, text: str, ratio: float, wanted: str) -> stats.Claim:
-    """A target as a claim on logarithms: ours over theirs is more than ``ratio``."""
-    return stats.Claim(identifier, "target", text, wanted, "greater", math.log(ratio), "ln ratio")
+    """A target as a claim on logarithms: ours over theirs is more than ``ratio``, read as a ratio."""
+    return stats.Claim(identifier, "target", text, wanted, "greater", math.log(ratio), "times", base=math.e)
 
 
 class Target(NamedTuple):

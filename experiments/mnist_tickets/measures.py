@@ -9,6 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+DENSE = "dense"
+"""All dense networks of a trial as a family: the ticket's own, and those from which its controls start."""
+STARTED_DENSE = ("iterative", "one_shot", "reinit", "rearrange")
+
 NEAR = 0.115
 """How far, in logarithms, the level at hand may lie from the size a claim speaks of: half a level of 20 %."""
 
@@ -95,9 +99,11 @@ def at(reading: Reading, measure: str, family: str, *size: float) -> np.ndarray 
     Args:
       reading: from :func:`read`.
       measure: ``stop``, ``bound``, ``accuracy`` or ``end``.
-      family: whose.
+      family: whose; ``DENSE`` for the mean of all dense networks.
       *size: the fraction kept, or two of them, between which the levels are averaged.
     """
+    if family == DENSE:
+        return dense(reading, measure)
     if family not in reading.families:
         return None
     if len(size) == 1:
@@ -107,6 +113,27 @@ def at(reading: Reading, measure: str, family: str, *size: float) -> np.ndarray 
         chosen = levels_between(reading.measured, family, *size)
     of = members(reading.values[measure], family).isel(level=chosen)
     return of.mean(["arm", "level"], skipna=False).values if chosen else None
+
+
+def dense(reading: Reading, measure: str) -> np.ndarray | None:
+    """Values by trial, averaged over all its dense networks; one that two arms share counts once."""
+    whole = [
+        f for f in reading.families if f in STARTED_DENSE and f"{kept(reading.measured, f)[0]:.3f}" == "1.000"
+    ]
+    if "iterative" in whole and "one_shot" in whole:
+        whole.remove("one_shot")
+    if not whole:
+        return None
+    arms = [members(reading.values[measure], family).isel(level=0) for family in whole]
+    return xr.concat(arms, "arm").mean("arm", skipna=False).values
+
+
+def every(reading: Reading, measure: str, family: str, low: float, high: float) -> dict[str, np.ndarray]:
+    """Values by trial, averaged over a family's arms, at every level between two fractions kept."""
+    sizes = kept(reading.measured, family)
+    of = members(reading.values[measure], family).mean("arm", skipna=False)
+    levels = levels_between(reading.measured, family, low, high)
+    return {f"{100 * sizes[level]:.1f} %": of.isel(level=level).values for level in levels}
 
 
 def interpolated(reading: Reading, measure: str, family: str, sizes: np.ndarray) -> np.ndarray:

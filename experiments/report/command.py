@@ -3,6 +3,7 @@
 python -m experiments report                                                  into runs/report
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
 python -m experiments report --readme README.md                               and the README's table
+python -m experiments report --claims docs/claims.md                          and every claim, by section
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.report import gather, headlines, page, summary
+from experiments.report import by_section, gather, headlines, page, summary
 from lth_jax.commands import exits
 from lth_jax.commands.flags import Parser
 from lth_jax.errors import InputError, fail, require, warn
@@ -28,6 +29,7 @@ class Places(NamedTuple):
     results: Path
     summary: Path | None
     readme: Path | None
+    claims: Path | None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,6 +52,8 @@ def run(arguments: Sequence[str]) -> list[gather.Run]:
     for path in (places.out / MARKDOWN, places.summary):
         if path:
             written[path] = summary.text(runs, _way(path, places.results))
+    if places.claims:
+        written[places.claims] = by_section.text(runs, _way(places.claims, places.results))
     if places.readme:
         written[places.readme] = headlines.renewed(readme, runs, _way(places.readme, places.results))
     for path, text in written.items():
@@ -85,20 +89,20 @@ def parse(arguments: Sequence[str]) -> Places:
     )
     parser.add_argument("--summary", metavar="FILE", help="write the summary here too")
     parser.add_argument("--readme", metavar="FILE", help="renew the table of claims in this README too")
+    parser.add_argument("--claims", metavar="FILE", help="write every claim by section here too")
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
         require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
     given = parser.parse_args(list(arguments))
     for name, path in vars(given).items():
         require(path != "", f"--{name}: expected a path")
-    out, extra, readme = (
-        user_path(given.out),
-        *(user_path(p) if p else None for p in (given.summary, given.readme)),
-    )
+    out = user_path(given.out)
+    extra, readme, claims = (user_path(p) if p else None for p in (given.summary, given.readme, given.claims))
     _check_folder("--out", out)
-    if extra:
-        require(not extra.is_dir(), f"--summary {extra}: is a folder; name a file in it")
-        _check_folder("--summary", extra.parent)
-    return Places(out, user_path(given.results), extra, readme)
+    for flag, path in (("--summary", extra), ("--claims", claims)):
+        if path:
+            require(not path.is_dir(), f"{flag} {path}: is a folder; name a file in it")
+            _check_folder(flag, path.parent)
+    return Places(out, user_path(given.results), extra, readme, claims)
 
 
 def _check_folder(flag: str, folder: Path) -> None:

@@ -21,6 +21,7 @@ CHOSEN = {
         "xavier-beats-kaiming:test",
         "normal-equals-uniform:test",
         "alike-above-3.5:test",
+        "stable-to-3.5:test",
         "narrow-beats-wide:test",
         "unstable-at-1.8:test",
     ),
@@ -42,17 +43,19 @@ CHOSEN = {
         "ticket-sooner-than-reinit-21",
         "ticket-better-than-reinit-21",
         "v1-ticket-as-dense-1.8",
-        "v1-controls-alike",
+        "v1-rearrange-below-reinit",
         "v1-tails-survive",
     ),
     "variance_propagation": (
         "slope-forward:0.02",
         "slope-backward:0.02",
-        "keeps-forward:torch_default",
+        "keeps-forward:he_uniform",
+        "reading",
     ),
     "supermask/shuffled": (
+        "minimum-around-5000",
         "supermask",
-        "ticket-beats-(50, 5)",
+        "ticket-beats-high",
         "ticket-beats-all",
         "sign-beats-magnitude",
         "rescaled-98-initial",
@@ -88,10 +91,12 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
                     escape(verdict.claim.published),
                     escape(wording.measured(verdict)),
                     holds_if(verdict.claim),
-                    f"**{verdict.verdict}**",
+                    f"**{verdict.verdict}**" + (f" ({escape(verdict.protocol)})" if verdict.protocol else ""),
+                    wording.power_of(verdict),
                 ]
             )
-    return table_lines(["", "claim", "published", "here: a − b \\[interval\\]", "holds if", "verdict"], rows)
+    header = ["", "claim", "published", "here \\[interval\\]", "holds if", "verdict", "power; n for 90 %"]
+    return table_lines(header, rows)
 
 
 def read(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from experiments.report import wording
+from experiments.report import distinct, wording
 from experiments.report.elements import make, to_text
 from experiments.report.gather import Run
 from experiments.report.sections import claim_table, identifiers, run_section
@@ -28,7 +28,9 @@ READING = (
     "says so), 90 % by Student's t for claims of equality. A claim is supported where the whole interval "
     "lies where the claim needs it, contradicted where all of it lies outside, and p, corrected after Holm "
     "over the claims judged together, is under 0.05; otherwise it is inconclusive, which says nothing "
-    "against it."
+    "against it. Judged together is what one section or figure of one source says. Power is the chance to "
+    "find a claim supported at this n if the difference is the published one, or the least that counts; n "
+    "for 90 % is of the claim alone, in parentheses corrected for its family."
 )
 HERE = Path(__file__).parent
 
@@ -80,7 +82,9 @@ def tiles(runs: Sequence[Run]) -> Element:
     counts = wording.totals(runs)
     numbers = [(f"{counts[kind]:,}", kind, kind) for kind in wording.CONCLUSIONS]
     judging = sum(bool(run.verdicts) for run in runs)
-    numbers.append((f"{counts.total():,}", f"claims, judged by {judging} run{'s' * (judging != 1)}", "all"))
+    apart = len(distinct.statements(runs))
+    told = f"claims, {apart:,} of them distinct, judged by {judging} run{'s' * (judging != 1)}"
+    numbers.append((f"{counts.total():,}", told, "all"))
     return make(
         "ul",
         [

@@ -64,18 +64,20 @@ def claim_row(verdict: Verdict, text: str, origin: Element | None) -> Element:
     interval, _, unit = rest.partition("] ")
     shown = f"{interval}]" if unit else rest
     ours = [make("b", value), " ", make("span", shown, class_="interval"), make("small", unit)]
-    needs = make("small", "needs a − b " + holds_if(claim).replace("-", "−"))
+    needs = make("small", "needs " + holds_if(claim).replace("-", "−"))
+    power = make("small", f"power; n for 90 %: {wording.power_of(verdict)}")
     return make(
         "tr",
         make("td", claim.document),
         make("td", text, make("small", verdict.note) if verdict.note else None),
         make("td", claim.published),
-        make("td", ours, needs, class_="ours", data_value=repr(float(verdict.estimate))),
+        make("td", ours, needs, power, class_="ours", data_value=repr(float(verdict.estimate))),
         make("td", wording.p_value(verdict), class_="number", data_value=repr(float(verdict.adjusted_p))),
         make("td", f"{verdict.n:,}", class_="number"),
         make(
             "td",
             make("span", f"{MARKS[verdict.verdict]} {verdict.verdict}", class_=f"verdict {verdict.verdict}"),
+            make("small", verdict.protocol) if verdict.protocol else None,
         ),
         origin,
         data_verdict=verdict.verdict,

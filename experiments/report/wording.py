@@ -1,25 +1,15 @@
 """How verdicts and origins are worded, the same on the page and in the summary."""
 
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import get_args
 
 from experiments.report.gather import Run, experiment_names
-from lth_jax.analysis.stats import Claim, Conclusion, Verdict
+from lth_jax.analysis.stats import Claim, Conclusion, Verdict, measured, power_of, said, source
+
+__all__ = ["measured", "power_of", "said"]
 
 CONCLUSIONS: tuple[str, ...] = get_args(Conclusion)
-
-
-def measured(verdict: Verdict) -> str:
-    """Our value with its interval, in the claim's unit."""
-    if not math.isfinite(verdict.estimate):
-        return "no value"
-    interval = f"[{verdict.low:+.3g}, {verdict.high:+.3g}]"
-    if not (math.isfinite(verdict.low) and math.isfinite(verdict.high)):
-        interval = "[no interval]"
-    return f"{verdict.estimate:+.3g} {interval} {verdict.claim.unit}"
 
 
 def p_value(verdict: Verdict) -> str:
@@ -29,7 +19,7 @@ def p_value(verdict: Verdict) -> str:
 
 def document(claim: Claim) -> str:
     """The document that a claim is of, without section: ``002 §2`` is of 002."""
-    return match[0] if (match := re.match(r"\d{3}\b", claim.document)) else claim.document
+    return source(claim)
 
 
 def by_document(runs: Iterable[Run]) -> dict[str, tuple[list[Run], Counter[str]]]:

@@ -1,211 +1,185 @@
-"""What document 004 publishes of E6, as data, and the values that judge it."""
+"""What document 004 says of E6 in words, as data, and the values that judge it; see ``published`` too."""
 
-import json
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from experiments.supermask.config import is_document
-from experiments.supermask.zhou_claims import grid_claims, learned_claims
-from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
-
-
-class Row(NamedTuple):
-    """A row of the document's Table 1; losses in nats, sizes in percent."""
-
-    category: str
-    size: float
-    final_loss: tuple[float, float]  # mean, standard deviation
-    minimum_loss: tuple[float, float]
-    iteration: tuple[float, float]
-    size_std: float = 0.0
-
-
-TICKET, BASELINE = "ticket", "(200, 30)"
-TABLE = {
-    TICKET: Row("Lottery ticket", 38.7, (0.091, 0.007), (0.078, 0.004), (4340.0, 222.1), 17.9),
-    BASELINE: Row("High performer", 100.0, (0.109, 0.019), (0.078, 0.001), (4360.0, 171.3)),
-    "(100, 15)": Row("High performer", 49.1, (0.112, 0.015), (0.095, 0.005), (4600.0, 326.6)),
-    "(100, 25)": Row("High performer", 49.8, (0.104, 0.008), (0.090, 0.003), (4540.0, 340.6)),
-    "(150, 15)": Row("High performer", 73.6, (0.106, 0.021), (0.085, 0.003), (4660.0, 275.7)),
-    "(150, 25)": Row("High performer", 74.6, (0.100, 0.012), (0.082, 0.003), (4330.0, 249.7)),
-    "(50, 15)": Row("Medium performer", 24.6, (0.130, 0.010), (0.119, 0.006), (4700.0, 326.6)),
-    "(50, 25)": Row("Medium performer", 25.0, (0.124, 0.012), (0.113, 0.004), (4870.0, 94.9)),
-    "(150, 5)": Row("Medium performer", 72.6, (0.138, 0.017), (0.122, 0.010), (4640.0, 231.9)),
-    "(100, 5)": Row("Low performer", 48.4, (0.161, 0.019), (0.146, 0.014), (4870.0, 94.9)),
-    "(50, 5)": Row("Low performer", 24.2, (0.181, 0.023), (0.170, 0.020), (4770.0, 258.4)),
-}
-GROUPS = tuple(dict.fromkeys(row.category for row in TABLE.values()))
-
-
-class Number(NamedTuple):
-    """A number of the document's text: mean and standard deviation over ten seeds."""
-
-    identifier: str
-    text: str
-    mean: float
-    std: float
-    unit: str
-
-
-NUMBERS = (
-    Number("initial-accuracy", "accuracy before training", 10.1, 1.6, "%"),
-    Number("trained-accuracy", "accuracy after retraining", 97.7, 0.1, "%"),
-    Number("size-at-0", "relative size at t = 0", 64.6, 0.4, "%"),
-    Number("size-at-0.2", "relative size at t = 0.2", 4.1, 0.6, "%"),
-    Number("best-threshold", "best threshold", 0.049, 0.049, "threshold"),
-    Number("ticket-size", "relative size at the best threshold", 38.7, 17.9, "%"),
-    Number("masked-accuracy", "untrained accuracy at the best threshold", 42.6, 15.2, "%"),
+from experiments.supermask.published import (
+    ACCURACY,
+    AROUND,
+    BASELINE,
+    GROUPS,
+    LOSS_MARGIN,
+    SIZE_MARGIN,
+    STARTS_RISING,
+    TICKET,
+    Triple,
+    at_best_threshold,
+    follows_document,
+    group,
+    numbers,
+    of,
+    table,
+    table_columns,
 )
-COLUMNS = {"final_loss": "nats", "minimum_loss": "nats", "iteration": "iterations"}
-"""Table 1's columns that have a standard deviation, with their units."""
-
-LOSS_MARGIN = 0.005
-"""Nats within which a loss counts as the same: half the smallest gap that the document draws on."""
-SIZE_MARGIN = 2.0
-
-
-def table(measured: xr.Dataset) -> xr.Dataset:
-    """Table 1 a seed: ``size`` (%), ``final_loss``, ``minimum_loss``, ``iteration``, ``[network, seed]``."""
-    loss = measured["validation_loss"]
-    finite = loss.where(np.isfinite(loss), np.inf)
-    minimum = finite.min("iteration")
-    return xr.Dataset(
-        {
-            "size": measured["relative_size"] * 100,
-            "final_loss": loss.isel(iteration=-1, drop=True),
-            "minimum_loss": minimum.where(np.isfinite(minimum)),
-            "iteration": measured["iteration"][finite.argmin("iteration")].drop_vars("iteration") * 1.0,
-        }
-    )
-
-
-def at_best_threshold(measured: xr.Dataset, variable: str) -> xr.DataArray:
-    """A variable ``[seed, threshold]`` at each seed's own best threshold."""
-    return measured[variable].sel(threshold=measured["best_threshold"])
-
-
-def measured_numbers(measured: xr.Dataset) -> dict[str, np.ndarray]:
-    """What stands beside ``NUMBERS``, one value a seed."""
-    sizes = measured["masked_size"] * 100
-    found = {
-        "initial-accuracy": measured["initial_accuracy"] * 100,
-        "trained-accuracy": measured["trained_accuracy"] * 100,
-        "best-threshold": measured["best_threshold"],
-        "ticket-size": at_best_threshold(measured, "masked_size") * 100,
-        "masked-accuracy": at_best_threshold(measured, "masked_accuracy") * 100,
-    }
-    for t in (0, 0.2):
-        if np.any(np.isclose(measured["threshold"], t)):
-            found[f"size-at-{t:g}"] = sizes.sel(threshold=t, method="nearest")
-    return {name: values.values.astype(np.float64) for name, values in found.items()}
-
-
-def follows_document(measured: xr.Dataset) -> bool:
-    """Whether the document's numbers are those of this protocol."""
-    return is_document(json.loads(measured.attrs["config"]))
-
-
-def best_rival(measured: xr.Dataset) -> str:
-    """The architecture, ticket apart, whose mean final loss is lowest."""
-    means = table(measured)["final_loss"].mean("seed").drop_sel(network=TICKET)
-    return str(means["network"].values[int(means.argmin("network"))])
-
-
-Triple = tuple[Claim, np.ndarray, np.ndarray | float]
+from experiments.supermask.zhou_claims import grid_claims, learned_claims, learned_protocol
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all, judge_families, under
 
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
-    """Judge every claim; each family is corrected on its own. Sign flips need six seeds, Student's t two."""
+    """Judge every claim; a figure is a family. Sign flips need six seeds, Student's t two."""
     method = "bootstrap" if measured.sizes["seed"] >= 6 else "student"
-    judged = judge_all(list(statements(measured)), method=method)
+    judged = judge_families(list(statements(measured)), method=method)
     if follows_document(measured):
-        judged += judge_all(list(numbers(measured)))
-        judged += judge_all(list(table_cells(measured)))
+        judged += judge_all(numbers(measured, decidable=True))
+        judged += judge_all(list(table_columns(measured)))
     if "criterion" in measured.dims:
         judged += judge_all(list(grid_claims(measured)), method="student")
     if "weights" in measured.dims:
-        judged += judge_all(list(learned_claims(measured)), method="student")
+        learned = judge_all(list(learned_claims(measured)), method="student")
+        judged += under(learned, learned_protocol(measured))
     return judged
 
 
-def say(name: str, text: str, published: str, kind: Kind, margin: float, unit: str) -> Claim:
-    """A claim of the document's words."""
-    return Claim(name, "004", text, published, kind, margin, unit)
+def say(
+    figure: str,
+    name: str,
+    text: str,
+    published: str,
+    kind: Kind,
+    margin: float,
+    unit: str,
+    effect: float = np.nan,
+    **more,
+) -> Claim:
+    """A claim of the document's words, about one of its figures or in a section."""
+    return Claim(
+        name,
+        f"004, {figure}" if figure[0] == "F" else f"004 {figure}",
+        text,
+        published,
+        kind,
+        margin,
+        unit,
+        effect,
+        **more,
+    )
 
 
-def of(variable: xr.DataArray, network: str) -> np.ndarray:
-    """A variable ``[network, seed]`` of one network."""
-    return variable.sel(network=network).values.astype(np.float64)
+def each(variable: xr.DataArray) -> dict[str, np.ndarray]:
+    """A variable ``[network, seed]`` of every network but the ticket."""
+    return {name: of(variable, name) for name in variable["network"].values.tolist() if name != TICKET}
 
 
 def statements(measured: xr.Dataset) -> Iterator[Triple]:
     """What the document says in words."""
-    long, untrained = measured["overtraining_loss"], measured["initial_accuracy"].values * 100
-    yield (
-        say("overtrained", "overtraining raises the loss above its minimum", "yes", "greater", 0.0, "nats"),
-        long.isel(long_iteration=-1).values, long.min("long_iteration").values,
-    )  # fmt: skip
-    yield (
-        say("supermask", "a masked untrained network is better than the untrained one", "42.6 against 10.1 %",
-            "greater", 0.0, "accuracy points"),
-        at_best_threshold(measured, "masked_accuracy").values * 100, untrained,
-    )  # fmt: skip
-    loss, rival = table(measured)["final_loss"], best_rival(measured)
-    for name in loss["network"].values.tolist():
-        if name != TICKET:
-            published = f"0.091 against {TABLE[name].final_loss[0]}" if name in TABLE else "yes"
-            text = f"the ticket trains at least as well as {name} (final loss)"
-            yield (
-                say(f"ticket-beats-{name}", text, published, "at_least", LOSS_MARGIN, "nats"),
-                of(loss, name), of(loss, TICKET),
-            )  # fmt: skip
-    text = f"the ticket trains at least as well as every other architecture; the best is {rival} (final loss)"
-    yield (
-        say("ticket-beats-all", text, "0.091 against 0.100", "at_least", LOSS_MARGIN, "nats"),
-        of(loss, rival), of(loss, TICKET),
-    )  # fmt: skip
+    yield from training_statements(measured)
+    yield from mask_statements(measured)
+    loss, course = table(measured)["final_loss"], measured["validation_loss"].mean("iteration")
+    for name, values, how in (
+        ("ticket-beats-all", loss, "final loss"),
+        ("ticket-quick-as-all", course, "mean loss over training"),
+    ):
+        others = each(values)
+        what = "effectively" if values is loss else "quickly"
+        text = f"the ticket trains at least as {what} as every other architecture ({how})"
+        claim = say(
+            "Figure 5", name, text, "at least as quickly and effectively", "at_least", LOSS_MARGIN, "nats"
+        )
+        yield claim, others, dict.fromkeys(others, of(values, TICKET))
+    if (high := group(loss, GROUPS[1])) is not None:
+        text = "the ticket ends with a lower loss than the high performers, their mean"
+        claim = say(
+            "Figure 5", "ticket-beats-high", text, "0.091 against 0.106", "greater", 0.0, "nats", 0.015
+        )
+        yield claim, high, of(loss, TICKET)
+    if BASELINE in course["network"].values:
+        text = "the ticket trains faster than the unpruned network (mean loss over training)"
+        claim = say("§1", "ticket-faster", text, "faster training", "greater", 0.0, "nats", LOSS_MARGIN)
+        yield claim, of(course, BASELINE), of(course, TICKET)
+    if BASELINE in course["network"].values and "validation_accuracy" in measured:
+        text = "the ticket ends more accurate than the unpruned network"
+        claim = say(
+            "§1", "ticket-more-accurate", text, "higher accuracy", "greater", 0.0, "accuracy points", ACCURACY
+        )
+        end = measured["validation_accuracy"].isel(iteration=-1) * 100
+        yield claim, of(end, TICKET), of(end, BASELINE)
     yield from size_statements(table(measured)["size"])
 
 
-def size_statements(size: xr.DataArray) -> Iterator[Triple]:
-    """The other half of the claim: at the size of the smallest."""
-    others = size.drop_sel(network=TICKET)
-    smallest = str(others["network"].values[int(others.mean("seed").argmin("network"))])
-    text = f"the ticket is as small as the smallest architecture, {smallest}"
-    unit = "points of size"
+def training_statements(measured: xr.Dataset) -> Iterator[Triple]:
+    """Figures 1 and 2: where the loss is least, that it rises afterwards, and that retraining avoids it."""
+    long, stop = measured["overtraining_loss"], measured["stop_iteration"].values.astype(np.float64)
+    end = long.isel(long_iteration=-1).values.astype(np.float64)
     yield (
-        say("ticket-size-of-smallest", text, "38.7 against 24.2 %", "at_least", SIZE_MARGIN, unit),
-        of(size, smallest), of(size, TICKET),
+        say("Figure 1", "minimum-around-5000", "the first run's loss is least around iteration 5000",
+            "always around 5000", "equal", AROUND * STARTS_RISING, "iterations", offset=float(STARTS_RISING)),
+        stop, float(STARTS_RISING),
     )  # fmt: skip
-    low = [n for n in size["network"].values.tolist() if n in TABLE and TABLE[n].category == GROUPS[-1]]
-    if low:
-        text = "the ticket is as small as the low performers, their mean"
+    if STARTS_RISING in long["long_iteration"].values:
         yield (
-            say("ticket-size-of-low", text, "38.7 against 36.3 %", "at_least", SIZE_MARGIN, unit),
-            size.sel(network=low).mean("network").values, of(size, TICKET),
+            say("Figure 1", "overtrained", "the first run ends with a higher loss than at iteration 5000",
+                "starts increasing again", "greater", 0.0, "nats", LOSS_MARGIN),
+            end, long.sel(long_iteration=STARTS_RISING).values.astype(np.float64),
+        )  # fmt: skip
+    if "trained_loss" in measured:
+        trained = measured["trained_loss"].values.astype(np.float64)
+        yield (
+            say("Figure 2", "retrained-not-overfit", "retrained and stopped there, networks end with a lower "
+                "loss than the first run does", "non-overfit, small validation loss", "greater", 0.0, "nats",
+                LOSS_MARGIN),
+            end, trained,
         )  # fmt: skip
 
 
-def numbers(measured: xr.Dataset) -> Iterator[Triple]:
-    """The text's numbers: is our mean within two published standard deviations?"""
-    found = measured_numbers(measured)
-    for number in NUMBERS:
-        published = f"{number.mean:g} ± {number.std:g} {number.unit}"
-        claim = Claim(number.identifier, "004", number.text, published, "equal", 2 * number.std, number.unit)
-        yield claim, found[number.identifier], number.mean
+def mask_statements(measured: xr.Dataset) -> Iterator[Triple]:
+    """Figures 3 and 4: sizes that hardly differ between seeds, accuracies above chance."""
+    untrained = measured["initial_accuracy"].values.astype(np.float64) * 100
+    told, unit = "42.6 against 10.1 %", "accuracy points"
+    yield (
+        say("Figure 4", "supermask", "a masked untrained network is better than the untrained one", told,
+            "greater", 0.0, unit, 32.5),
+        at_best_threshold(measured, "masked_accuracy").values.astype(np.float64) * 100, untrained,
+    )  # fmt: skip
+    mean = 100 * measured["masked_accuracy"].mean("threshold").values.astype(np.float64)
+    yield (
+        say("Figure 4", "supermask-curve", "masked untrained networks are better than the untrained "
+            "one, mean over all thresholds", "significantly better than chance", "greater", 0.0, unit, 5.0),
+        mean, untrained,
+    )  # fmt: skip
+    sizes = 100 * measured["masked_size"].astype(np.float64)
+    apart = abs(sizes - sizes.mean("seed"))
+    parts = {f"t = {t:g}": apart.sel(threshold=t).values for t in sizes["threshold"].values}
+    yield (
+        say("Figure 3", "sizes-alike", "sizes lie within a point of their mean over seeds, at every "
+            "threshold",
+            "too small to be visible", "greater", 0.0, "points of size short of one", 0.5),
+        {name: np.ones_like(values) for name, values in parts.items()}, parts,
+    )  # fmt: skip
 
 
-def table_cells(measured: xr.Dataset) -> Iterator[Triple]:
-    """Table 1's cells, likewise."""
-    ours = table(measured)
-    for name, row in TABLE.items():
-        for column, unit in COLUMNS.items():
-            mean, std = getattr(row, column)
-            text = f"{name}: {column.replace('_', ' ')}"
-            claim = Claim(
-                f"{name}-{column}", "004, Table 1", text, f"{mean:g} ± {std:g}", "equal", 2 * std, unit
-            )
-            yield claim, ours[column].sel(network=name).values.astype(np.float64), mean
+def size_statements(size: xr.DataArray) -> Iterator[Triple]:
+    """Figure 6: smaller than the better groups, and as small as the low performers."""
+    ticket, unit = of(size, TICKET), "points of size"
+    others = size.drop_sel(network=TICKET)
+    smallest = str(others["network"].values[int(others.mean("seed").argmin("network"))])
+    text = f"the ticket is as small as the smallest architecture, {smallest}"
+    claim = say(
+        "Figure 6", "ticket-size-of-smallest", text, "38.7 against 24.2 %", "at_least", SIZE_MARGIN, unit
+    )
+    yield claim, of(size, smallest), ticket
+    for category, mean, kind in zip(
+        GROUPS[1:], (69.4, 40.7, 36.3), ("greater", "greater", "at_least"), strict=True
+    ):
+        sizes = group(size, category)
+        if sizes is None:
+            continue
+        name = category.split()[0].lower()
+        what = "as small as" if kind == "at_least" else "smaller than"
+        claim = say(
+            "Figure 6", f"ticket-size-of-{name}", f"the ticket is {what} the {name} performers, their mean",
+            f"38.7 against {mean} %", kind, SIZE_MARGIN if kind == "at_least" else 0.0, unit,
+            0.0 if kind == "at_least" else mean - 38.7,
+        )  # fmt: skip
+        yield claim, sizes, ticket

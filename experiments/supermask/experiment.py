@@ -23,8 +23,8 @@ import numpy as np
 import xarray as xr
 
 from experiments.supermask import grid, learned, recipe
-from experiments.supermask.claims import at_best_threshold
 from experiments.supermask.config import Config
+from experiments.supermask.published import at_best_threshold
 from lth_jax import data, training
 from lth_jax.analysis import tables
 from lth_jax.errors import InputError

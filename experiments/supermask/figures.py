@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.supermask.claims import GROUPS, TABLE, table
+from experiments.supermask.published import GROUPS, TABLE, table
 from experiments.supermask.zhou_claims import best_untrained, trained
 from lth_jax.analysis import figures
 from lth_jax.analysis.stats import summary

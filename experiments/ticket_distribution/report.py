@@ -5,11 +5,11 @@ import json
 import numpy as np
 import xarray as xr
 
-from experiments.ticket_distribution.claims import (
+from experiments.ticket_distribution.claims import REPRODUCED, question
+from experiments.ticket_distribution.published import (
     COUNTED,
     EPOCHS,
     PUBLISHED,
-    REPRODUCED,
     TITLES,
     at_best,
     comparable,
@@ -73,7 +73,23 @@ def counted(measured: xr.Dataset) -> float:
 
 def notes(measured: xr.Dataset) -> str:
     """How accuracy was counted, what the networks are, and D_n in numbers."""
-    return "\n".join([*_counting(measured), *_networks(measured), *_weights(measured), *_diverged(measured)])
+    parts = (_counting, _networks, _questions, _weights, _diverged)
+    return "\n".join(line for part in parts for line in part(measured))
+
+
+def _questions(measured: xr.Dataset) -> list[str]:
+    """What the document asks and does not claim: a full network with weights from D_n."""
+    lines = []
+    for n in measured["prunings"].values.tolist():
+        if found := question(measured, n):
+            lines.append(
+                f"- D_n after {n} prunings: {found.mean:+.2f} points [{found.low:+.2f}, {found.high:+.2f}], "
+                f"95 % t interval over {found.n} trials."
+            )
+    if not lines:
+        return []
+    asked = "Could a full network start better from D_n than from its initialization? (001 §6 asks it and"
+    return ["", "## A question of the document", "", f"{asked} claims nothing.)", "", *lines, ""]
 
 
 def _counting(measured: xr.Dataset) -> list[str]:

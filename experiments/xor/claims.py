@@ -1,12 +1,14 @@
 """What document 002 §2 says of XOR: its two tables, its claims as data, and how far ours lie from them."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from lth_jax.analysis.stats import Claim, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Published, Verdict, judge_all
 
 PUBLISHED = {
     ("random", 10): (98.5, 92.9),
@@ -33,6 +35,9 @@ PUBLISHED_NETWORKS = 1000
 COLUMNS = {"DB": "% with the right boundary", "ZL": "% with zero loss"}
 READINGS = {"tolerant": "DB", "strict": "ZL", "loss": "ZL"}
 """Our readings of success, each with the published column that it stands beside."""
+_SPREAD = PUBLISHED_NETWORKS / (PUBLISHED_NETWORKS - 1)
+SAME_SHARE = 5.0
+"""Percentage points within which a share of networks counts as the published one."""
 TITLES = {
     "random": "random weights",
     "one_shot_product": "one-shot, product",
@@ -161,19 +166,85 @@ COMPARISONS = (
 )
 
 
-def verdicts(measured: xr.Dataset) -> list[Verdict]:
-    """Judge every comparison under every reading, networks paired by their seed; a family a reading."""
-    sizes, judged = measured["units"].values.tolist(), []
-    for reading, column in READINGS.items():
+def readings(measured: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Which networks succeed by each reading, in percent; one that says the same as another stands once."""
+    found: dict[str, xr.DataArray] = {}
+    for reading in READINGS:
         percent = success(measured, reading) * 100.0
-        index = [*COLUMNS].index(column)
-        family = []
-        for identifier, text, better, worse in COMPARISONS:
-            if {better[1], worse[1]} <= set(sizes):
-                published = f"{PUBLISHED[better][index]} against {PUBLISHED[worse][index]} {COLUMNS[column]}"
-                name, what = f"{identifier}:{reading}", f"{text} ({reading})"
-                claim = Claim(name, "002 §2", what, published, "greater", unit="percent of networks")
-                pair = [percent.sel(strategy=cell[0], units=cell[1]).values for cell in (better, worse)]
-                family.append((claim, *pair))
-        judged += judge_all(family, method="student")
+        if not any(percent.equals(other) for other in found.values()):
+            found[reading] = percent
+    return found
+
+
+def verdicts(measured: xr.Dataset) -> list[Verdict]:
+    """Judge every claim under every reading: a family the comparisons, paired by seed, another the tables."""
+    judged = []
+    for reading, percent in readings(measured).items():
+        at = {
+            (s, u): percent.sel(strategy=s, units=u).values
+            for s in percent["strategy"].values.tolist()
+            for u in percent["units"].values.tolist()
+        }
+        judged += judge_all(list(comparisons(at, reading)), method="student")
+        judged += judge_all(list(cells(at, reading)), method="student")
     return judged
+
+
+Cells = dict[tuple[str, int], np.ndarray]
+
+
+def comparisons(at: Cells, reading: str) -> Iterator[tuple]:
+    """What the document says in words; two tests that are copies of each other are one."""
+    column, index = COLUMNS[READINGS[reading]], [*COLUMNS].index(READINGS[reading])
+
+    def claim(name: str, text: str, told: str, effect: float) -> Claim:
+        unit = "percent of networks"
+        return Claim(f"{name}:{reading}", "002 §2", f"{text} ({reading})", told, "greater", 0.0, unit, effect)
+
+    for identifier, text, better, worse in COMPARISONS:
+        if {better, worse} <= at.keys():
+            ours, theirs = (PUBLISHED[cell][index] for cell in (better, worse))
+            told = f"{ours} against {theirs} {column}"
+            yield claim(identifier, text, told, ours - theirs), at[better], at[worse]
+    steps = [(larger, smaller) for larger, smaller in itertools.pairwise((10, 8, 6, 4, 2))]
+    if all(("random", units) in at for units in (10, 8, 6, 4, 2)):
+        shares = [PUBLISHED["random", units][index] for units in (10, 8, 6, 4, 2)]
+        told = f"{', '.join(map(str, shares))} {column}"
+        least = min(a - b for a, b in itertools.pairwise(shares))
+        yield (
+            claim("units-help", "10 random units beat 8, 8 beat 6, 6 beat 4, 4 beat 2", told, least),
+            {f"{a} and {b} units": at["random", a] for a, b in steps},
+            {f"{a} and {b} units": at["random", b] for a, b in steps},
+        )
+    pruned = [name for name in TITLES if name != "random" and (name, 4) in at]
+    if pruned and ("random", 4) in at:
+        base = PUBLISHED["random", 4][index]
+        shares = [PUBLISHED[name, 4][index] for name in pruned]
+        told = f"{', '.join(map(str, shares))} against {base} {column}"
+        yield (
+            claim("pruned-4-beat-random", "4 units left by pruning beat 4 random units, however pruned", told,
+                  min(shares) - base),
+            {TITLES[name]: at[name, 4] for name in pruned},
+            {TITLES[name]: at["random", 4] for name in pruned},
+        )  # fmt: skip
+
+
+def cells(at: Cells, reading: str) -> Iterator[tuple]:
+    """Both published tables, of every cell: the share of networks is the published one, of a thousand."""
+    index = [*COLUMNS].index(READINGS[reading])
+    for name, text in (("random", "random networks"), ("pruned", "pruned networks")):
+        theirs = {
+            f"{TITLES[strategy]}, {units} units": Published(
+                share := shares[index], float(np.sqrt(share * (100 - share) * _SPREAD)), PUBLISHED_NETWORKS
+            )
+            for (strategy, units), shares in PUBLISHED.items()
+            if (strategy, units) in at and (strategy == "random") == (name == "random")
+        }
+        ours = {f"{TITLES[strategy]}, {units} units": values for (strategy, units), values in at.items()}
+        if theirs:
+            claim = Claim(
+                f"table-{name}:{reading}", "002 §2, tables",
+                f"the published shares of {text}, each of {len(theirs)} ({reading})",
+                f"{COLUMNS[READINGS[reading]]}, as printed", "equal", SAME_SHARE, "percent of networks",
+            )  # fmt: skip
+            yield claim, {name: ours[name] for name in theirs}, theirs
