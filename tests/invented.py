@@ -54,10 +54,11 @@ def copies(barriers, accuracies):
     """E7's results of three initializations, two copies each: values by parent at 100, 21, 10.7 and 3.5 %."""
     kept, seeds, parents = [1.0, 0.21, 0.107, 0.0352], [1, 2, 3], ["ticket", "random_mask", "reinit"]
     networks = [*parents, *(f"{name}/2" for name in parents)]
-    jitter = np.array([-0.01, 0.0, 0.01])
-    at = lambda table, name, sign: np.asarray(table[name])[None] / 100 + sign * jitter[:, None] / 100  # noqa: E731
-    barrier = np.stack([at(barriers, name, 1) for name in parents], -1)
-    accuracy = np.stack([at(accuracies, name.split("/")[0], -1) for name in networks], -1)
+    jitter = np.array([-0.01, 0.0, 0.01])[:, None] * (1 + 0.3 * np.arange(4))
+    at = lambda table, name, sign: np.asarray(table[name])[None] / 100 + sign * jitter / 100  # noqa: E731
+    barrier = np.stack([at(barriers, name, 1 + place) for place, name in enumerate(parents)], -1)
+    each = [at(accuracies, name.split("/")[0], -1 - place % 3) for place, name in enumerate(networks)]
+    accuracy = np.stack(each, -1)
     line = (1 - accuracy[..., :3])[..., None, None] + np.array([0, 0.01, 0])
     return xr.Dataset(
         {

@@ -99,6 +99,7 @@ def test_claims_judge_what_they_say():
         "dense-stable": "supported", "dense-below-a-point": "supported",
         "tickets-stable-10.7": "supported", "tickets-stable-3.5": "contradicted",
         "tickets-match-10.7": "supported", "tickets-match-3.5": "contradicted",
+        "tickets-stable": "contradicted", "tickets-match": "contradicted",  # at every level: one is enough
         "random-stable-10.7": "contradicted", "reinit-stable-10.7": "supported",
         "ticket-over-random-3.5": "supported", "ticket-over-reinit-3.5": "supported",
         "ticket-below-random-3.5": "supported", "ticket-below-reinit-3.5": "supported",

@@ -1,16 +1,18 @@
 """What the two papers claim of LeNet-300-100, as data, and the values that judge it.
 
 A sample has one value per initialization: the mean over its copies, or over the pairs of them. With three of
-them the test is Student's.
+them the test is Student's. A question at several sizes is a family; so are the order of the earlier paper's
+table, and its numbers.
 """
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_all
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_families
 
 STABLE, MATCHES, CLOSE = 2.0, 0.2, 0.1
 """Points of a barrier below which a network is stable, and of accuracy within which one matches, as the paper
@@ -55,11 +57,13 @@ QUANTITIES = {
 
 
 class Cell(NamedTuple):
-    """Networks of one start, rewound to k, at the level nearest to a size."""
+    """Networks of one start, at k = 0, at the level nearest to a size; ``EVERY``: all from dense to 3.5 %."""
 
     parent: str
     kept: float
-    rewind: int = 0
+
+
+EVERY = 0.0
 
 
 class Row(NamedTuple):
@@ -79,11 +83,16 @@ def _row(
 
 
 WHOLE = Cell("ticket", 1.0)
-SIZES = {"21": 0.21, "10.7": 0.107, "3.5": 0.0352}
+SMALLEST = 0.0352
+SIZES = {"21": 0.21, "10.7": 0.107, "3.5": SMALLEST}
 # fmt: off
 ROWS = (
     _row("dense-stable", "dense copies at k = 0 are stable: their barrier is below 2 points",
          "stable at k = 0, the only network that is", "greater", "barrier", STABLE, WHOLE),
+    _row("tickets-stable", "tickets at k = 0 are stable at every level down to 3.5 %",
+         "stable and matching to 3.5 %", "greater", "barrier", STABLE, Cell("ticket", EVERY)),
+    _row("tickets-match", "tickets at k = 0 match the dense network at every level down to 3.5 %",
+         "stable and matching to 3.5 %", "at_least", "accuracy", Cell("ticket", EVERY), WHOLE, MATCHES),
     _row("dense-below-a-point", "between dense copies at k = 0 the error rises by less than a point",
          "less than a percentage point", "greater", "barrier", 1.0, WHOLE),
     *(_row(f"tickets-stable-{name}", f"tickets at k = 0 are stable at {name} %",
@@ -101,23 +110,44 @@ ROWS = (
       for parent in ("random_mask", "reinit") for name, size in SIZES.items()),
     *(_row(f"ticket-below-{parent.split('_')[0]}-3.5",
            f"tickets have a lower barrier than {NAMES[parent]} at 3.5 %",
-           "only tickets are stable when small", "greater", "barrier", Cell(parent, 0.0352),
-           Cell("ticket", 0.0352))
+           "only tickets are stable when small", "greater", "barrier", Cell(parent, SMALLEST),
+           Cell("ticket", SMALLEST))
       for parent in ("random_mask", "reinit")),
 )
 # fmt: on
 
 
-def sample(measured: xr.Dataset, measure: str, cell: Cell | float) -> np.ndarray | None:
-    """One value per initialization, in points; ``None`` where there are none."""
+def sides(measured: xr.Dataset, row: Row) -> tuple[Any, Any] | None:
+    """The two samples of a row, by level where it speaks of every one; ``None`` where there are none."""
+    kept = measured["kept"].sel(network="ticket").mean(["rewind", "seed"]).values
+    if 0 not in measured["rewind"].values:
+        return None
+    if EVERY not in [cell.kept for cell in row[2:] if isinstance(cell, Cell)]:
+        first, second = (sample(measured, row.measure, cell, kept) for cell in row[2:])
+        return None if first is None or second is None else (first, second)
+    if kept.min() > SMALLEST * 1.1:
+        return None
+    levels = [level for level in range(1, len(kept)) if kept[level] > SMALLEST * 0.9]
+    both = [
+        {f"{kept[level]:.1%}": sample(measured, row.measure, cell, kept, level) for level in levels}
+        for cell in row[2:]
+    ]
+    return both[0], both[1]
+
+
+def sample(
+    measured: xr.Dataset, measure: str, cell: Cell | float, kept: np.ndarray, level: int | None = None
+) -> np.ndarray | None:
+    """One value per initialization, in points, at the cell's size or at a level; ``None`` without one."""
     if not isinstance(cell, Cell):
         return np.full(measured.sizes["seed"], cell)
-    kept = measured["kept"].isel(network=0).mean(["rewind", "seed"]).values
-    level = int(np.argmin(abs(np.log(kept / cell.kept))))
-    have = cell.parent in measured["parent"].values and cell.rewind in measured["rewind"].values
-    if not have or abs(np.log(kept[level] / cell.kept)) > 0.1:
+    if cell.kept != EVERY:
+        level = int(np.argmin(abs(np.log(kept / cell.kept))))
+    if cell.parent not in measured["parent"].values or level is None:
         return None
-    at = measured.sel(rewind=cell.rewind).isel(level=level)
+    if cell.kept != EVERY and abs(np.log(kept[level] / cell.kept)) > 0.1:
+        return None
+    at = measured.sel(rewind=0).isel(level=level)
     if measure == "barrier":
         return at["test_error_barrier"].sel(parent=cell.parent).mean("pair", skipna=False).values * 100
     copies = copies_of(measured, cell.parent)
@@ -130,14 +160,17 @@ def copies_of(measured: xr.Dataset, parent: str) -> list[str]:
 
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
-    """Judge every claim that these results can speak to; each paper is a family of its own."""
-    rows = [
-        (row.claim, sample(measured, row.measure, row.first), sample(measured, row.measure, row.second))
-        for row in ROWS
-    ]
-    known = [(claim, a, b) for claim, a, b in rows if a is not None and b is not None]
-    judged = judge_all(known, method="student") if known else []
-    return judged + (judge_all(table_rows(measured), method="student") if "kind" in measured.dims else [])
+    """Judge every claim that these results can speak to."""
+    pairs: list[Any] = [(row.claim, *both) for row in ROWS if (both := sides(measured, row)) is not None]
+    pairs += table_rows(measured) if "kind" in measured.dims else []
+    return judge_families(pairs, family, method="student")
+
+
+def family(claim: Claim) -> str:
+    """What is judged together: one question at several sizes, the table's order, the table's numbers."""
+    if claim.document == EARLIER:
+        return "order" if claim.identifier.startswith("smaller-") else "numbers"
+    return re.sub(r"-[\d.]+$", "", claim.identifier)
 
 
 def table_rows(measured: xr.Dataset) -> list[tuple[Claim, np.ndarray, np.ndarray | float]]:
