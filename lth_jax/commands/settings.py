@@ -23,7 +23,7 @@ from lth_jax.runs.config import (
 )
 from lth_jax.search import Choices, Search
 from lth_jax.tasks import check_logits
-from lth_jax.tickets import scores
+from lth_jax.tickets import budgets, early
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
 
@@ -43,6 +43,9 @@ OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] 
     "rmsprop": lambda config, rate: optax.rmsprop(rate),
 }
 SCHEDULES = ("constant", "cosine", "warmup")
+NO_BUDGET = "none"
+BUDGETS = (NO_BUDGET, *budgets.BUDGETS)
+PRUNE_AT = ("trained", "start")
 KEPT = ("kept", "restarted")
 OPTIMIZER_STATES = ("fresh", "carried", "rewound")
 OWN = "module"
@@ -61,6 +64,8 @@ LIMITS = {
     "density": (0, 0.9999),
     "eval_every": (0, 1_000_000_000),
     "validation": (0, 1_000_000_000),
+    "score_batch": (0, 1_000_000),
+    "score_steps": (0, 10_000),
 }
 GROUPS = {
     "the network": ("model", "hidden", "initializer", "dataset"),
@@ -69,7 +74,8 @@ GROUPS = {
         *("schedule", "warmup_steps", "epochs", "batch_size", "seeds"),
     ),
     "pruning": (
-        *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
+        *("levels", "rate", "density", "layer_rates", "scope", "budget", "one_shot"),
+        *("score", "prune_at", "score_steps", "score_batch"),
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
     "what is recorded": ("controls", "eval_every", "validation", "keep_weights"),
@@ -102,8 +108,14 @@ class Config:
         (), "other rates (or densities) of layers, as output=0.1,Block_1/Dense_0=0"
     )
     scope: str = option("layer", "rank the weights of each layer, or of all together", tuple(SCOPES))
+    budget: str = option(
+        NO_BUDGET, "how a level's weights are shared out among layers; none is --scope", BUDGETS
+    )
     one_shot: bool = option(False, "cut every level out of the dense network")
-    score: str = option("large_final", "what weights are ranked by", tuple(scores.CRITERIA))
+    score: str = option("large_final", "what weights are ranked by", tuple(early.SCORES))
+    prune_at: str = option("trained", "rank what is trained, or what a level will start from", PRUNE_AT)
+    score_steps: int = option(0, "prunings from level to level, each scored anew; 0: 100 of synflow, else 1")
+    score_batch: int = option(0, "training examples whose gradient a score takes; 0 is 10 a class")
     rewind: str = option("start", "to θ0 (start), to step K (K), not at all (none), the schedule only (lr:K)")
     rewind_schedule: str = option("kept", "after K: go on from there, or a whole level again", KEPT)
     rewind_optimizer: str = option("fresh", "its state at levels after the first", OPTIMIZER_STATES)
@@ -215,6 +227,8 @@ class Model(NamedTuple):
 
     network: models.Network
     initial: Callable[[PRNGKey], tuple[Params, Collections]]
+    classes: int
+    sample: jax.Array
 
 
 def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Model:
@@ -242,7 +256,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
     named(f"--model {config.model}", lambda: check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
     named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
-    return Model(network, initial)
+    return Model(network, initial, classes, sample)
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -277,6 +291,9 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
     back = search.rewind_step(config.rewind)[1]
     require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
+    batch = named(
+        "--", lambda: early.examples_of_batch(config.score, config.score_batch, model.classes, examples), ""
+    )
     choices = Choices(
         levels=config.levels,
         epochs=config.epochs,
@@ -286,14 +303,21 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
         scope=config.scope,
         one_shot=config.one_shot,
         density=config.density or None,
+        budget=None if config.budget == NO_BUDGET else config.budget,
         rewind=config.rewind,
         rewind_schedule=cast(Any, config.rewind_schedule),
         optimizer=cast(Any, config.rewind_optimizer),
         controls=config.controls,
         eval_every=config.eval_every,
-        score=scores.by_weight(scores.CRITERIA[config.score]),
+        score=early.SCORES[config.score],
+        score_batch=max(batch, int(config.score == "synflow")),
+        prune_at=config.prune_at,
+        score_steps=config.score_steps or early.default_steps(config.score),
     )
     optimizer = make_optimizer(config, steps)
     return named(
-        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices)
+        "the sweep",
+        lambda: search.prepare(
+            model.network, optimizer, examples, model.initial, choices, inputs=model.sample
+        ),
     )
