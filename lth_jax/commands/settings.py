@@ -23,7 +23,7 @@ from lth_jax.runs.config import (
 )
 from lth_jax.search import Choices, Search
 from lth_jax.tasks import check_logits
-from lth_jax.tickets import budgets, early
+from lth_jax.tickets import budgets, early, patterns
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
 
@@ -75,7 +75,7 @@ GROUPS = {
     ),
     "pruning": (
         *("levels", "rate", "density", "layer_rates", "scope", "budget", "one_shot"),
-        *("score", "prune_at", "score_steps", "score_batch"),
+        *("score", "pattern", "prune_at", "score_steps", "score_batch"),
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
     "what is recorded": ("controls", "eval_every", "validation", "keep_weights"),
@@ -113,6 +113,7 @@ class Config:
     )
     one_shot: bool = option(False, "cut every level out of the dense network")
     score: str = option("large_final", "what weights are ranked by", tuple(early.SCORES))
+    pattern: str = option("none", "weights go one by one (none), as units, groups:M or blocks:ROWSxCOLUMNS")
     prune_at: str = option("trained", "rank what is trained, or what a level will start from", PRUNE_AT)
     score_steps: int = option(0, "prunings from level to level, each scored anew; 0: 100 of synflow, else 1")
     score_batch: int = option(0, "training examples whose gradient a score takes; 0 is 10 a class")
@@ -146,6 +147,7 @@ class Config:
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
         layer_rates(self)
+        named("--", lambda: patterns.named(self.pattern, early.SCORES[self.score]), "")
         named("--", lambda: search.rewind_step(self.rewind), "")
         if self.controls:
             check_distinct(self, "controls")
@@ -309,7 +311,7 @@ def make_search(config: Config, model: Model, examples: int) -> Search:
         optimizer=cast(Any, config.rewind_optimizer),
         controls=config.controls,
         eval_every=config.eval_every,
-        score=early.SCORES[config.score],
+        score=patterns.named(config.pattern, early.SCORES[config.score]),
         score_batch=max(batch, int(config.score == "synflow")),
         prune_at=config.prune_at,
         score_steps=config.score_steps or early.default_steps(config.score),
