@@ -228,7 +228,11 @@ def find_tickets(
         collections=collections,
         rewind_to=jax.tree.map(jnp.asarray, rewind_to),
         masks=records.unpacked(swept.inspected, found.shapes, plan.prunable),
-        results=records.labelled(found.plan, found.shapes, swept, seeds, attrs),
+        results=records.with_multiply_adds(
+            records.labelled(found.plan, found.shapes, swept, seeds, attrs),
+            *(network, found.shapes, jax.tree.map(lambda leaf: leaf[0], collections)),
+            task.inputs(None, sample),
+        ),
         weights=swept.kept,
         kept_levels=tuple(kept_levels),
     )

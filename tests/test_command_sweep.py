@@ -287,4 +287,8 @@ def test_an_exported_convolutional_ticket_has_its_multiply_adds(place, call):
     assert card["multiply_adds"]["layers"] == expected
     kept, of = (sum(layer[part] for layer in expected.values()) for part in ("kept", "of"))
     assert of == 281_640
+    with xr.open_dataset(place / "convolutional" / "results.nc") as found:
+        assert found["multiply_adds"].sel(seed=3).values.tolist() == [of, kept]
+        named = dict(zip(found["layer"].values, found["layer_multiply_adds"].values, strict=True))
+    assert named == {name: layer["of"] for name, layer in expected.items()}
     assert f"multiply-adds an example: dense 281,640, ticket {kept:,} ({kept / of:.1%})" in said

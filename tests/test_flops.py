@@ -158,6 +158,13 @@ def test_a_loop_of_unknown_length_is_refused():
         functions(loop, w=(4, 4))
 
 
+def test_what_reduces_a_parameter_counts_nothing():
+    def norm(p, x):
+        return (x @ p["w"]) * jax.lax.reduce(p["w"], 0.0, lambda a, b: a * a + b, (0, 1))
+
+    assert functions(norm, w=(4, 3)) == {"w": 12}
+
+
 def test_a_ticket_has_the_multiply_adds_of_its_weights():
     """The sum over kept weights of how often each is used: counted one weight at a time."""
     rng = np.random.default_rng(0)

@@ -52,7 +52,8 @@ def multiply_adds(
       in no product are not there.
 
     Raises:
-      InputError: a parameter is used in a loop whose length is not known beforehand.
+      InputError: a parameter is used in a loop whose length is not known beforehand, or by an operation that
+        cannot be looked into.
     """
     leaves = jax.tree.leaves_with_path(params)
     names = ["/".join(path_names(path)) for path, _ in leaves]
@@ -107,7 +108,10 @@ def _step(
     if name == "cond":
         return _dearest(params["branches"], operands[1:], times, counts)
     inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
-    if inner is not None:
+    if inner is not None and not name.startswith("reduce"):
+        opened = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+        if len(getattr(opened, "invars", ())) != len(operands):
+            raise InputError(f"multiply-adds: what {name} does with a parameter is not known")
         return _inside(inner, operands, times, counts)
     if name == "concatenate":
         whole: Shares = {}

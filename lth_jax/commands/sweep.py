@@ -142,7 +142,9 @@ def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
         image_shape=json.dumps(dataset.train_images.shape[1:]),
         classes=dataset.classes,
     )
-    return records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
+    measured = records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
+    other = jax.eval_shape(model.initial, jax.random.key(0))[1]
+    return records.with_multiply_adds(measured, model.network, found.shapes, other, model.sample)
 
 
 def write_tickets(
