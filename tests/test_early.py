@@ -224,7 +224,7 @@ def test_a_hundred_exponential_steps_are_the_float64_loops():
 
 
 def test_synflow_takes_floats_and_a_level():
-    with pytest.raises(ValueError, match="known to a level only"):
+    with pytest.raises(ValueError, match="synflow looks at the network: say prune_at start"):
         early.synflow(told(RELU, data=None, examples=0))
     tokens = (jnp.zeros((3, 16), jnp.int32), jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="takes inputs that are floats"):

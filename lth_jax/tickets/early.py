@@ -89,7 +89,7 @@ def synflow(scoring: Scoring) -> Scores:
     range are no longer told apart.
     """
     if scoring.flow is None:
-        raise ValueError("this score asks for the flow through the network: it is known to a level only")
+        raise InputError("synflow looks at the network: say prune_at start, or a score_batch of 1 or more")
     size = jax.tree.map(jnp.abs, scoring.trained)
     found = jax.tree.map(jnp.multiply, size, jax.grad(scoring.flow)(size))
     return masks.apply(scoring.mask, found)
