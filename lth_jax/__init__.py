@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lth_jax.runs.sweep import run_levels
     from lth_jax.tasks import Task
     from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
+    from lth_jax.tickets.keeping import keep_mask
     from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
     from lth_jax.types import Mask, Metrics, Params, Split
 
@@ -50,6 +51,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "initializers",
+    "keep_mask",
     "keys",
     "levels",
     "load_ticket",
@@ -98,6 +100,7 @@ _HOMES = {
     ),
     "lth_jax.runs.sweep": ("run_levels",),
     "lth_jax.tasks": ("Task",),
+    "lth_jax.tickets.keeping": ("keep_mask",),
     "lth_jax.training": (
         "Recipe",
         "TrainState",

@@ -110,8 +110,11 @@ def find_tickets(
     task: Task | None = None,
     score: scores.Score = scores.magnitude,
     score_batch: Whole = 0,
+    prune_at: str = "trained",
+    score_steps: Whole = 1,
     one_shot: bool = False,
     density: float | None = None,
+    budget: str | None = None,
     rewind: Whole | str = 0,
     rewind_schedule: Literal["kept", "restarted"] = "kept",
     rewind_optimizer: Literal["fresh", "carried", "rewound"] = "fresh",
@@ -146,16 +149,22 @@ def find_tickets(
       initializer: draws the kernels, biases 0; the module's own initializers when not given. How their
         axes are taken, see ``initializers``.
       task: what is learned, see ``tasks.Task``; classification when not given.
-      score: what the ranking goes by, see ``tickets.scores``.
+      score: what the ranking goes by, see ``tickets.scores`` and ``tickets.early``.
       score_batch: training examples, drawn anew at each level, whose loss the score may ask for.
+      prune_at: rank weights as ``trained``, or those that a level will ``start`` from: pruning at
+        initialization, each level cut out of the dense network. With ``density``, ``levels=1`` will do.
+      score_steps: prunings that lead from level to level, the score taken anew before each.
       one_shot: cut every level out of the dense network, which is trained once.
       density: the fraction that the last level keeps, exactly, instead of ``rate``.
+      budget: how a level's weights are shared out among layers: ``uniform``, ``uniform_plus`` (the first
+        stays dense), ``erk`` or ``global``, see ``tickets.budgets``; as ``scope`` says when not given.
       rewind: where levels after the first start: 0 at θ0, ``k`` where the dense network is after k
         iterations, ``"none"`` where the level before ended, ``"lr:k"`` there with the schedule at k.
       rewind_schedule: with ``k``, train from it to the level's last iteration (``kept``), or a whole level
         (``restarted``), see ``search.Choices``.
       rewind_optimizer: the optimizer's state after the first level: ``fresh``, ``carried``, ``rewound``.
-      controls: networks trained beside each ticket: ``reinit``, ``shuffle``, ``rearrange``, ``random_mask``.
+      controls: networks trained beside each ticket: ``reinit``, ``shuffle``, ``rearrange``, ``random_mask``;
+        where masks are cut out of the dense network, ``invert``.
       eval_every: iterations between two evaluations within a level, for curves; 0 is none.
       validation: examples whose least loss says when to stop: ``early_stop_iteration`` in the results.
       observe: functions of the training state, by name; what they give joins the curves.
@@ -183,6 +192,7 @@ def find_tickets(
     score_batch = whole_number("score_batch", score_batch, 0)
     children, path_points = whole_number("children", children, 0), whole_number("path_points", path_points)
     require(path_statistics in STATISTICS, f"path_statistics {path_statistics}: {', '.join(STATISTICS)}")
+    score_steps = whole_number("score_steps", score_steps)
     require(sparse_kernels in SPARSE, f"sparse_kernels {sparse_kernels}: expected {', '.join(SPARSE)}")
     rewind = rewind if isinstance(rewind, str) else whole_number("rewind", rewind, 0)
     network = models.as_network(model)
@@ -198,11 +208,13 @@ def find_tickets(
         return (params if initializer is None else initialize(key, params, initializer)), collections
 
     choices = Choices(
-        levels, epochs, batch_size, rate, dict(layers or {}), scope, one_shot, density, rewind,
-        rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prunable,
-        children, path_points, path_statistics,
+        levels, epochs, batch_size, rate, dict(layers or {}), scope, one_shot, density, budget,
+        rewind, rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prune_at,
+        score_steps, prunable, children, path_points, path_statistics,
     )  # fmt: skip
-    found = search.prepare(network, optimizer, examples_of(data), initial, choices, task)
+    found = search.prepare(
+        network, optimizer, examples_of(data), initial, choices, task, task.inputs(None, sample)
+    )
     plan, watched = found.plan, {"test": test} | ({} if validation is None else {"validation": validation})
     resets = search.rewind_step(rewind)[0] == "weights"
     kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
@@ -226,7 +238,11 @@ def find_tickets(
         collections=collections,
         rewind_to=jax.tree.map(jnp.asarray, rewind_to),
         masks=records.unpacked(swept.inspected, found.shapes, plan.prunable),
-        results=records.labelled(found.plan, found.shapes, swept, seeds, attrs),
+        results=records.with_multiply_adds(
+            records.labelled(found.plan, found.shapes, swept, seeds, attrs),
+            *(network, found.shapes, jax.tree.map(lambda leaf: leaf[0], collections)),
+            task.inputs(None, sample),
+        ),
         weights=swept.kept,
         kept_levels=tuple(kept_levels),
     )

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from lth_jax import compression
+from lth_jax import compression, scoring
 from lth_jax.keys import stream
-from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
+from lth_jax.tickets import controls, masks, pruning, rewinding, schedules, scores
 from lth_jax.training import (
     Curves,
     Observer,
@@ -30,13 +30,14 @@ from lth_jax.training import (
     TrainState,
     at_evaluation,
     evaluation,
-    examples_of,
     train,
 )
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Scores
 
 STATE_KEY = 2**31 - 3
 """Tells the keys in an optimizer's state from those of the steps."""
+INVERTED = controls.INVERTED
+"""What a run's extras call the mask of the negated score."""
 
 
 class Ticket(NamedTuple):
@@ -94,6 +95,11 @@ class Plan:
       prunable: which leaves count as weights, from ``masks.prunable``.
       score: what the ranking goes by.
       score_batch: training examples whose loss a score may ask for; 0 for scores that ask for none.
+      prune_at: rank what is ``trained``, or the weights that a level will ``start`` from, θ0 or θ_k: each
+        level's mask is then cut out of the dense network, whatever the levels before it were.
+      score_steps: the prunings, each by the score of what is left, that lead from level to level.
+      invert: carry the mask that the negated score leaves too, in the run's ``extras`` as ``inverted``; for
+        masks that are cut out of the dense network.
       rewind: the weights that the next level starts from, from those of the start and the trained ones.
       first: iterations that lie behind every level's start: its training goes from there to the recipe's
         last, and so does its learning-rate schedule.
@@ -110,6 +116,9 @@ class Plan:
     prunable: PyTree[bool]
     score: scores.Score = scores.magnitude
     score_batch: int = 0
+    prune_at: str = "trained"
+    score_steps: int = 1
+    invert: bool = False
     rewind: rewinding.Rewind = rewinding.to_start
     first: int = 0
     optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
@@ -132,6 +141,11 @@ class Plan:
     def keeps_optimizer(self) -> bool:
         """Whether a run carries the state that its next level's optimizer begins with."""
         return self.optimizer != "fresh" or self.first > 0
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether a level's pruning is told of the training examples."""
+        return self.score_batch > 0 or self.prune_at == "start"
 
 
 def begin(
@@ -170,7 +184,7 @@ def begin(
         opt_state=begins,
         rewind_to=start,
         scores=jax.tree.map(jnp.zeros_like, params) if plan.sizes.one_shot else {},
-        extras=dict(extras or {}),
+        extras=dict(extras or {}) | ({INVERTED: masks.ones_like(params)} if plan.invert else {}),
     )
 
 
@@ -272,33 +286,81 @@ def advance(run: Run, trained: TrainState, plan: Plan, data: PyTree | None = Non
       run: at the level that was trained.
       trained: its ticket after training.
       plan: sizes, score, rewinding.
-      data: training examples, for scores that ask for a loss.
+      data: training examples, for scores that ask for their loss or shape.
     """
-    sizes, ticket = plan.sizes, run.ticket
-    following = jnp.minimum(run.level + 1, sizes.levels - 1)
-    keep = jax.tree.map(lambda counts: jnp.asarray(counts, jnp.int32)[following], sizes.keep)
-    scoring = scores.Scoring(
-        start=ticket.params,
-        trained=trained.params,
-        mask=ticket.mask,
-        key=stream(run.seed, "score", run.level),
-        loss=_scored_loss(run, trained.collections, plan, data),
+    following = jnp.minimum(run.level + 1, plan.sizes.levels - 1)
+    start = run.rewind_to
+    params = plan.rewind(start.params, trained.params)
+    collections = start.collections if plan.collections == "start" else trained.collections
+    if plan.prune_at == "start":
+        run = _pruned_at(run, params, collections, plan, following, data)
+    else:
+        run = _pruned(run, trained, plan, following, data)
+    return run._replace(
+        level=run.level + 1,
+        ticket=Ticket(params, run.ticket.mask, collections),
+        opt_state=_next_optimizer(run, params, run.ticket.mask, trained, plan),
     )
-    score, whole = plan.score(scoring), ticket.mask
+
+
+def prune_first(run: Run, plan: Plan, data: PyTree | None = None) -> Run:
+    """A run before level 0, pruned to that level's size by what it starts from.
+
+    Args:
+      run: from :func:`begin`.
+      plan: of ``prune_at="start"``.
+      data: training examples.
+    """
+    return _pruned_at(run, run.ticket.params, run.ticket.collections, plan, run.level, data)
+
+
+def _pruned_at(
+    run: Run, params: Params, collections: Collections, plan: Plan, level: Array, data: PyTree | None
+) -> Run:
+    """The run with the mask of a level, cut out of the dense network by its weights before it is trained.
+
+    All levels of a run share a batch and a key, so that they differ in their sizes alone.
+    """
+    whole = masks.ones_like(params)
+    told = scoring.describe(
+        stream(run.seed, "score", 0), params, params, whole, collections,
+        plan.recipe, plan.sizes.ranked, data, plan.score_batch, balanced=True,
+    )  # fmt: skip
+    counts = schedules.stepped(plan.sizes, params, plan.score_steps, from_dense=True)
+    counts = jax.tree.map(lambda each: jnp.asarray(each, jnp.int32)[level], counts)
+    mask, extras = scoring.cut(whole, told, plan.score, counts, plan.sizes), run.extras
+    if plan.invert:
+        score = scores.inverted(plan.score)
+        extras = {**extras, INVERTED: scoring.cut(whole, told, score, counts, plan.sizes)}
+    return run._replace(ticket=run.ticket._replace(mask=mask), extras=extras)
+
+
+def _pruned(run: Run, trained: TrainState, plan: Plan, following: Array, data: PyTree | None) -> Run:
+    """The run with the mask of the level that follows, by the weights of the level that was trained."""
+    sizes, ticket = plan.sizes, run.ticket
+    told = scoring.describe(
+        stream(run.seed, "score", run.level), ticket.params, trained.params, ticket.mask,
+        trained.collections, plan.recipe, sizes.ranked, data, plan.score_batch,
+    )  # fmt: skip
+    if plan.score_steps > 1:
+        counts = schedules.stepped(sizes, ticket.params, plan.score_steps)
+        counts = jax.tree.map(lambda each: jnp.asarray(each, jnp.int32)[following], counts)
+        mask = scoring.cut(ticket.mask, told, plan.score, counts, sizes)
+        return run._replace(ticket=ticket._replace(mask=mask))
+    keep = jax.tree.map(lambda counts: jnp.asarray(counts, jnp.int32)[following], sizes.keep)
+    score, whole, extras = plan.score(told), ticket.mask, run.extras
     if sizes.one_shot:
         now = run.level == 0
         score = jax.tree.map(lambda first, dense: jnp.where(now, first, dense), score, run.scores)
         whole = masks.ones_like(ticket.mask)
-    mask = pruning.SCOPES[sizes.scope](whole, score, keep, sizes.ranked)
-    start = run.rewind_to
-    params = plan.rewind(start.params, trained.params)
+    prune = pruning.SCOPES[sizes.scope]
+    if plan.invert:
+        contrary = jax.tree.map(jnp.negative, score)
+        extras = {**extras, INVERTED: prune(whole, contrary, keep, sizes.ranked)}
     return run._replace(
-        level=run.level + 1,
-        ticket=Ticket(
-            params, mask, start.collections if plan.collections == "start" else trained.collections
-        ),
-        opt_state=_next_optimizer(run, params, mask, trained, plan),
+        ticket=ticket._replace(mask=prune(whole, score, keep, sizes.ranked)),
         scores=score if sizes.one_shot else {},
+        extras=extras,
     )
 
 
@@ -313,26 +375,6 @@ def _next_optimizer(run: Run, params: Params, mask: Mask, trained: TrainState, p
     params = masks.apply(mask, params)
     fresh = init_optimizer(plan.recipe.optimizer, params, run.seed, run.level + 1)
     return rewinding.schedule_at(fresh, plan.first)
-
-
-def _scored_loss(run: Run, collections: Collections, plan: Plan, data: PyTree | None) -> Callable:
-    """The mean loss of a batch of training examples, drawn anew at each level, as a function of weights."""
-    if not plan.score_batch or data is None:
-
-        def unknown(params: Params) -> Array:
-            raise ValueError("this score asks for the loss of a batch: say score_batch, its examples")
-
-        return unknown
-    network, task = plan.recipe.network, plan.recipe.task
-    key = jax.random.fold_in(stream(run.seed, "score", run.level), 1)
-    chosen = jax.random.permutation(key, examples_of(data))[: plan.score_batch]
-    batch = jax.tree.map(lambda leaf: leaf[chosen], data)
-
-    def loss(params: Params) -> Array:
-        outputs, _ = network.apply(params, collections, task.inputs(None, batch), None)
-        return jnp.mean(task.loss(outputs, batch))
-
-    return loss
 
 
 def measurements(outcome: Outcome, plan: Plan) -> Metrics:

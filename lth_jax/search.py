@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PyTree
 
 from lth_jax import levels
-from lth_jax.analysis import connectivity, records
+from lth_jax.analysis import connectivity, flops, records
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
@@ -22,14 +22,15 @@ from lth_jax.runs import axis, checkpoints, checks, processes, signals
 from lth_jax.runs.job import Job
 from lth_jax.runs.sweep import Compare, Pair, Swept, nothing, sweep
 from lth_jax.tasks import Task, classification
-from lth_jax.tickets import controls, masks, rewinding, schedules, scores
+from lth_jax.tickets import budgets, controls, masks, rewinding, schedules, scores
 from lth_jax.tickets.masks import Predicate, is_kernel
 from lth_jax.training import Observer, Recipe, TrainState, train
 from lth_jax.types import Collections, Params, PRNGKey, Shapes
 
-CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask")
+CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask", "invert")
 """Controls by name: the ticket with fresh weights, its weights permuted, moved with their places, its mask
-permuted. A name may be followed by a number, ``reinit:1``, so that several of a kind stand side by side."""
+permuted, its mask by the negated score. All but the last may be followed by a number, ``reinit:1``, so that
+several of a kind stand side by side."""
 
 Initial = Callable[[PRNGKey], tuple[Params, Collections]]
 """A run's initialization key to its weights and the model's other variables."""
@@ -48,6 +49,9 @@ class Choices:
       scope: rank weights inside each ``layer`` or ``global``ly.
       one_shot: cut every level out of the dense network, at the sizes of pruning step by step.
       density: the fraction that the last level keeps, exactly; in equal ratios from level to level.
+      budget: how the weights that a level keeps are shared out among the layers, one of
+        ``budgets.BUDGETS``, exactly; without one, ``rate`` and ``density`` are each layer's, or with scope
+        global the whole network's. ``layers`` can then only spare some.
       rewind: where levels after the first start: ``0`` or ``"start"`` at θ0, ``k`` where the dense network is
         after k iterations, ``"none"`` where the level before ended, ``"lr:k"`` likewise, with the
         learning-rate schedule back at k.
@@ -59,6 +63,9 @@ class Choices:
       eval_every: iterations between two evaluations within a level; 0 evaluates at its end only.
       score: what the ranking goes by.
       score_batch: training examples whose loss the score may ask for.
+      prune_at: rank weights as ``trained``, or those that the level will ``start`` from: pruning at
+        initialization, each level's mask cut out of the dense network. With a density, one level is enough.
+      score_steps: prunings that lead from level to level, the score taken anew before each.
       prunable: which parameters, by path and leaf.
       children: copies of every network of a level, each in an order of the examples of its own: the line
         between any two is recorded, see ``analysis.connectivity``; 0 is none.
@@ -74,6 +81,7 @@ class Choices:
     scope: str = "layer"
     one_shot: bool = False
     density: float | None = None
+    budget: str | None = None
     rewind: int | str = 0
     rewind_schedule: Literal["kept", "restarted"] = "kept"
     optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
@@ -81,6 +89,8 @@ class Choices:
     eval_every: int = 0
     score: scores.Score = scores.magnitude
     score_batch: int = 0
+    prune_at: str = "trained"
+    score_steps: int = 1
     prunable: Predicate = is_kernel
     children: int = 0
     path_points: int = connectivity.POINTS
@@ -108,6 +118,7 @@ def prepare(
     initial: Initial,
     choices: Choices,
     task: Task | None = None,
+    inputs: PyTree = None,
 ) -> Search:
     """The plan of every level, and how a run begins.
 
@@ -118,6 +129,7 @@ def prepare(
       initial: draws a run's weights.
       choices: all else.
       task: what is learned; classification unless given.
+      inputs: what the network is given for one example, or its shapes: says which layer is the first.
 
     Raises:
       ValueError: an impossible choice; the message names it.
@@ -126,7 +138,7 @@ def prepare(
         choices.batch_size <= examples,
         f"batch_size {choices.batch_size}: larger than the {examples} training examples",
     )
-    shapes, _ = jax.eval_shape(initial, jax.random.key(0))
+    shapes, other = jax.eval_shape(initial, jax.random.key(0))
     prunable = masks.prunable(shapes, choices.prunable)
     checks.check_optimizer(optimizer, shapes)
     steps = choices.epochs * (examples // choices.batch_size)
@@ -141,15 +153,25 @@ def prepare(
     require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
     require(choices.children != 1, "children 1: a line needs two")
     resets = kind == "weights"
+    check_pruning(choices, examples)
+    first = ""
+    if choices.budget == "uniform_plus":
+        leaves = jax.tree.leaves_with_path(prunable)
+        known = {"/".join(masks.path_names(path)) for path, yes in leaves if yes}
+        used = flops.multiply_adds(network, shapes, other, inputs)
+        first = next((name for name in used if name in known), "")
     plan = Plan(
         Recipe(
             network, optimizer, choices.batch_size, steps, min(choices.eval_every, steps),
             task=task or classification(),
         ),
-        sizes=make_sizes(choices, shapes, prunable),
+        sizes=make_sizes(choices, shapes, prunable, first),
         prunable=prunable,
         score=choices.score,
         score_batch=choices.score_batch,
+        prune_at=choices.prune_at,
+        score_steps=choices.score_steps,
+        invert="invert" in names,
         rewind=rewinding.to_start if resets else rewinding.no_reset,
         first=early if kept else 0,
         optimizer=choices.optimizer,
@@ -167,17 +189,64 @@ def prepare(
     return Search(plan, shapes, early, _beginner(plan, initial, early), compare)
 
 
-def make_sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool]) -> schedules.Sizes:
+def check_pruning(choices: Choices, examples: int) -> None:
+    """Refuse ways to prune that do not go together.
+
+    Raises:
+      InputError: the message names the choices.
+    """
+    at, steps, batch = choices.prune_at, choices.score_steps, choices.score_batch
+    known = ("trained", "start")
+    require(at in known, f"prune_at {at}: expected one of {', '.join(known)}")
+    require(steps >= 1, f"score_steps {steps}: expected at least 1")
+    require(batch <= examples, f"score_batch {batch}: larger than the {examples} training examples")
+    if at == "start":
+        resets = rewind_step(choices.rewind)[0] == "weights"
+        require(resets, f"prune_at start: with rewind {choices.rewind} a level starts where another ended")
+        require(not choices.one_shot, "one_shot: prune_at start cuts every level out of the dense network")
+    require(
+        steps == 1 or not choices.one_shot, f"score_steps {steps}: one_shot scores the dense network once"
+    )
+    cuts = at == "start" or choices.one_shot
+    require(
+        cuts or "invert" not in choices.controls,
+        "invert: takes masks that are cut out of the dense network: prune_at start, or one_shot",
+    )
+
+
+def make_sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool], first: str = "") -> schedules.Sizes:
     """How many weights every level keeps.
+
+    Args:
+      choices: levels, rate or density, scope, budget, layers.
+      shapes: the parameters or their shapes.
+      prunable: which leaves can be pruned.
+      first: the kernel that the network uses first, by its path; for a budget that spares it.
 
     Raises:
       ValueError: an impossible rate, layer or scope; rates for another number of levels; no weight left.
     """
-    layers, scope, count = dict(choices.layers), choices.scope, choices.levels
+    scope = "global" if choices.budget else choices.scope
+    sizes = _sizes(choices, shapes, prunable, scope)
+    if choices.budget is None:
+        return sizes
+    require(
+        choices.scope == "layer" or choices.budget == "global",
+        f"budget {choices.budget}: gives each layer a number of its own, which scope {choices.scope} has not",
+    )
+    totals = jax.tree.leaves(sizes.keep)[0].tolist()
+    return budgets.budgeted(shapes, sizes.ranked, totals, choices.budget, first, choices.one_shot)
+
+
+def _sizes(choices: Choices, shapes: Shapes, prunable: PyTree[bool], scope: str) -> schedules.Sizes:
+    """How many weights every level keeps of each layer or, ranked together, of all."""
+    layers, count = dict(choices.layers), choices.levels
     if choices.density is not None:
-        return schedules.to_density(
-            shapes, prunable, choices.density, count, layers, scope, cut_from_dense=choices.one_shot
+        alone = count == 1 and choices.prune_at == "start"
+        sizes = schedules.to_density(
+            shapes, prunable, choices.density, 2 if alone else count, layers, scope, choices.one_shot
         )
+        return schedules.without_first(sizes) if alone else sizes
     one = isinstance(choices.rate, float | int)
     rates: list[float] = [choices.rate] * max(count - 1, 1) if one else [*choices.rate]  # type: ignore[misc]
     require(
@@ -212,6 +281,8 @@ def make_control(name: str, initial: Initial, prunable: PyTree[bool]) -> levels.
       ValueError: there is none of that name.
     """
     kind, trial = check_control(name)
+    if kind == "invert":
+        return controls.invert
     if kind == "reinit":
         return controls.reinit(lambda key: initial(key)[0], trial)
     make = {
@@ -229,7 +300,8 @@ def check_control(name: str) -> tuple[str, int]:
       ValueError: there is none of that name.
     """
     kind, _, number = name.partition(":")
-    known = kind in CONTROLS and (not number or (number.isascii() and number.isdecimal() and len(number) < 6))
+    counted = number.isascii() and number.isdecimal() and len(number) < 6 and kind != "invert"
+    known = kind in CONTROLS and (name == kind or counted)
     require(known, f"{name[:40]!r}: unknown control; expected some of {', '.join(CONTROLS)}")
     return kind, int(number or 0)
 

@@ -227,6 +227,8 @@ def test_a_card_says_what_the_ticket_is(place, tmp_path):
         "csr": sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in csr) + biases,
         "bcoo": sum(m.data.nbytes + 2 * m.indices.nbytes for m in csr) + biases,
     }
+    layers = {"hidden_0/kernel": {"kept": 4014, "of": 6272}, "output/kernel": {"kept": 51, "of": 80}}
+    assert card["multiply_adds"] == {"kept": 4065, "of": 6352, "layers": layers}  # each weight is used once
     (tmp_path / "no.safetensors").write_bytes(b"8" * 100)
     for name in ("no.safetensors", "nothing.safetensors"):
         with pytest.raises(InputError, match="cannot be read as a ticket"):
@@ -268,3 +270,25 @@ def test_show_opens_figures(call, monkeypatch, capsys):
         ["figures", "accuracy.png"],
         ["drawn", "test_accuracy.png"],
     ]
+
+
+def test_an_exported_convolutional_ticket_has_its_multiply_adds(place, call):
+    call("sweep", "--model", "lenet5", "--levels", "2", "--seeds", "3", *TINY, "--out", "convolutional")
+    said = call("export", "convolutional", "--seed", "3", "--level", "1", "--out", "conv.safetensors")
+    _, mask, card = lth_jax.load_ticket(place / "conv.safetensors")
+    places = {"conv_0": 24 * 24, "conv_1": 8 * 8, "hidden_0": 1, "hidden_1": 1, "output": 1}
+    expected = {
+        f"{name}/kernel": {
+            "kept": times * int(mask[name]["kernel"].sum()),
+            "of": times * mask[name]["kernel"].size,
+        }
+        for name, times in places.items()
+    }
+    assert card["multiply_adds"]["layers"] == expected
+    kept, of = (sum(layer[part] for layer in expected.values()) for part in ("kept", "of"))
+    assert of == 281_640
+    with xr.open_dataset(place / "convolutional" / "results.nc") as found:
+        assert found["multiply_adds"].sel(seed=3).values.tolist() == [of, kept]
+        named = dict(zip(found["layer"].values, found["layer_multiply_adds"].values, strict=True))
+    assert named == {name: layer["of"] for name, layer in expected.items()}
+    assert f"multiply-adds an example: dense 281,640, ticket {kept:,} ({kept / of:.1%})" in said

@@ -11,14 +11,16 @@ import xarray as xr
 from jaxtyping import Array, PyTree
 
 from lth_jax import levels
-from lth_jax.analysis import connectivity, tables
+from lth_jax.analysis import connectivity, flops, tables
+from lth_jax.errors import InputError
 from lth_jax.levels import Outcome, Plan, Run
+from lth_jax.models import Network
 from lth_jax.runs import results
 from lth_jax.runs.progress import Progress
 from lth_jax.runs.sweep import Swept
 from lth_jax.tickets import masks
 from lth_jax.training import observed_at
-from lth_jax.types import Shapes
+from lth_jax.types import Collections, Shapes
 
 
 def record(outcome: Outcome, plan: Plan) -> dict[str, Any]:
@@ -103,6 +105,32 @@ def compared(plan: Plan, found: Mapping[str, np.ndarray], seeds: Sequence[int]) 
             height = np.asarray(connectivity.barrier(jnp.asarray(values)))
             labelled[f"{split}_{kind}_barrier"] = (labelled[name].dims[:-1], height)
     return labelled
+
+
+def with_multiply_adds(
+    found: xr.Dataset, network: Network, shapes: Shapes, collections: Collections, inputs: PyTree
+) -> xr.Dataset:
+    """Add ``multiply_adds``, those of each ticket and control for one example, and each layer's dense number.
+
+    Args:
+      found: from :func:`labelled`.
+      network: the model.
+      shapes: its parameters, or their shapes.
+      collections: its other variables, likewise.
+      inputs: what it is given for one example, or its shapes.
+
+    Returns:
+      The results with them; without, where a model's program does not say how often a weight is used.
+    """
+    try:
+        dense = flops.multiply_adds(network, shapes, collections, inputs)
+    except InputError:
+        return found
+    layers = np.asarray([dense.get(str(name), 0) for name in found["layer"].values], np.float64)
+    other = sum(count for name, count in dense.items() if name not in found["layer"].values)
+    each = found["kept_weights"] * xr.DataArray(layers / found["weights"].values, dims="layer")
+    total = (each.sum("layer") + other).round().astype(np.int64)
+    return found.assign(multiply_adds=total, layer_multiply_adds=("layer", layers.astype(np.int64)))
 
 
 def with_early_stop(found: xr.Dataset) -> xr.Dataset:

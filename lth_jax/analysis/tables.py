@@ -103,6 +103,28 @@ def diverged_lines(measured: xr.Dataset) -> list[str]:
     return [f"diverged, and in no mean: {run}" for run in results.diverged_runs(measured)]
 
 
+def collapsed_lines(measured: xr.Dataset) -> list[str]:
+    """The layers that lost all their weights, by name, with the levels and networks where they have none."""
+    if "kept_weights" not in measured or "layer" not in measured["kept_weights"].dims:
+        return []
+    empty, lines = measured["kept_weights"] == 0, []
+    for layer in measured["layer"].values.tolist():
+        found = empty.sel(layer=layer)
+        where = found.any([dim for dim in found.dims if dim != "level"])
+        if not bool(where.any()):
+            continue
+        others = [str(dim) for dim in found.dims if dim in ("network", "seed")]
+        names = [
+            f"{dim} {', '.join(map(str, found[dim].values[found.any([d for d in found.dims if d != dim])]))}"
+            for dim in others
+        ]
+        lines.append(
+            f"collapsed: {layer} has no weight left at level "
+            f"{ranges(found['level'].values[where.values].tolist())} ({'; '.join(names)})"
+        )
+    return lines
+
+
 def accuracy(values: np.ndarray) -> str:
     """``97.93 ± 0.11`` in percent, over the last axis, with the number of runs left out if any diverged."""
     summary = stats.summary(np.asarray(values) * 100)

@@ -7,11 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from lth_jax.analysis import sparsity, tables, ticket_files
+from lth_jax.analysis import flops, sparsity, tables, ticket_files
 from lth_jax.analysis.ticket_files import Flat
 from lth_jax.commands import settings, sweep
 from lth_jax.commands.settings import Config
@@ -33,8 +34,9 @@ Read it again with
   params, mask, card = lth_jax.load_ticket("ticket.safetensors")
 
 or with safetensors alone: params/LAYER/kernel are the weights that training starts from, the pruned ones 0;
-mask/LAYER/kernel are bools, True is kept. The card says model, data, accuracy, versions, and bytes as dense,
-CSR and BCOO. --measure times inference here, jax.experimental.sparse's BCOO kernels against dense ones."""
+mask/LAYER/kernel are bools, True is kept. The card says model, data, accuracy, versions, multiply-adds, and
+bytes as dense, CSR and BCOO. --measure times inference here, jax.experimental.sparse's BCOO kernels against
+dense ones."""
 
 SAME_MASK = ("ticket", "reinit", "shuffle")
 """The networks that have the ticket's own mask; another control's is where its weights are not 0."""
@@ -82,6 +84,7 @@ def run(parsed: argparse.Namespace) -> None:
     else:
         params, mask = ticket_files.read(stored, seed, level, sweep.drawer(model))
     card = make_card(measured, seed, level, (params, mask), parsed.network, parsed.trained)
+    card["multiply_adds"] = count(model, mask)
     if parsed.measure:
         collections = model.initial(stream(seed, "init"))[1]
         arrays = [{name: jnp.asarray(leaf) for name, leaf in leaves.items()} for leaves in (params, mask)]
@@ -154,6 +157,18 @@ def make_card(
     }
 
 
+def count(model: settings.Model, mask: Flat) -> dict[str, Any] | None:
+    """A ticket's multiply-adds for one example, by layer and in all; ``None`` if uncountable."""
+    params, collections = jax.eval_shape(model.initial, jax.random.key(0))
+    try:
+        dense = flops.multiply_adds(model.network, params, collections, model.sample)
+    except InputError:
+        return None
+    kept = flops.of_ticket(dense, mask)
+    layers = {name: {"kept": kept[name], "of": dense[name]} for name in dense}
+    return {"kept": sum(kept.values()), "of": sum(dense.values()), "layers": layers}
+
+
 def as_card(times: Mapping[int, sparsity.Times]) -> dict[str, Any]:
     """Measured inference as the card has it: milliseconds, and how many times as long BCOO takes."""
     batches = {
@@ -173,6 +188,9 @@ def said(card: Mapping[str, Any], path: Path) -> list[str]:
         f"test accuracy {accuracy} once trained",
         f"parameters in bytes: dense {dense:,} (100%), {shown}",
     ]
+    if work := card.get("multiply_adds"):
+        share = work["kept"] / max(work["of"], 1)
+        lines.append(f"multiply-adds an example: dense {work['of']:,}, ticket {work['kept']:,} ({share:.1%})")
     if measured := card.get("measured"):
         lines.append(f"inference on {measured['device']}, medians of one run:")
         for batch, t in measured["median_of_one_run"].items():

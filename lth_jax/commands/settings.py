@@ -24,7 +24,7 @@ from lth_jax.runs.config import (
 )
 from lth_jax.search import Choices, Search
 from lth_jax.tasks import Task, check_logits
-from lth_jax.tickets import scores
+from lth_jax.tickets import budgets, early, patterns
 from lth_jax.tickets.pruning import SCOPES
 from lth_jax.types import Collections, Params, PRNGKey
 
@@ -50,6 +50,9 @@ OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] 
     "rmsprop": lambda config, rate: optax.rmsprop(rate),
 }
 SCHEDULES = ("constant", "cosine", "warmup", "piecewise")
+NO_BUDGET = "none"
+BUDGETS = (NO_BUDGET, *budgets.BUDGETS)
+PRUNE_AT = ("trained", "start")
 KEPT = ("kept", "restarted")
 OPTIMIZER_STATES = ("fresh", "carried", "rewound")
 OWN = "module"
@@ -71,6 +74,8 @@ LIMITS = {
     "path_points": (1, 10_000),
     "eval_every": (0, 1_000_000_000),
     "validation": (0, 1_000_000_000),
+    "score_batch": (0, 1_000_000),
+    "score_steps": (0, 10_000),
 }
 GROUPS = {
     "the network": ("model", "hidden", "norm", "initializer", "dataset"),
@@ -80,7 +85,8 @@ GROUPS = {
         *("augment", "normalize"),
     ),
     "pruning": (
-        *("levels", "rate", "density", "layer_rates", "scope", "one_shot", "score"),
+        *("levels", "rate", "density", "layer_rates", "scope", "budget", "one_shot"),
+        *("score", "pattern", "prune_at", "score_steps", "score_batch"),
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
     "stability": ("children", "path_points", "path_statistics"),
@@ -130,8 +136,15 @@ class Config:
         (), "other rates (or densities) of layers, as output=0.1,Block_1/Dense_0=0"
     )
     scope: str = option("layer", "rank the weights of each layer, or of all together", tuple(SCOPES))
+    budget: str = option(
+        NO_BUDGET, "how a level's weights are shared out among layers; none is --scope", BUDGETS
+    )
     one_shot: bool = option(False, "cut every level out of the dense network")
-    score: str = option("large_final", "what weights are ranked by", tuple(scores.CRITERIA))
+    score: str = option("large_final", "what weights are ranked by", tuple(early.SCORES))
+    pattern: str = option("none", "weights go one by one (none), as units, groups:M or blocks:ROWSxCOLUMNS")
+    prune_at: str = option("trained", "rank what is trained, or what a level will start from", PRUNE_AT)
+    score_steps: int = option(0, "prunings from level to level, each scored anew; 0: 100 of synflow, else 1")
+    score_batch: int = option(0, "training examples whose gradient a score takes; 0 is 10 a class")
     rewind: str = option(
         "start",
         "to θ0 (start), step K (K), not at all (none), the schedule only (lr:K); several as 0,500",
@@ -176,6 +189,7 @@ class Config:
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
         inputs.check(self.augment)
         layer_rates(self)
+        named("--", lambda: patterns.named(self.pattern, early.SCORES[self.score]), "")
         ways = rewinds(self)
         for way in ways:
             named("--", lambda way=way: search.rewind_step(way), "")
@@ -278,6 +292,8 @@ class Model(NamedTuple):
 
     network: models.Network
     initial: Callable[[PRNGKey], tuple[Params, Collections]]
+    classes: int
+    sample: jax.Array
 
 
 def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Model:
@@ -305,7 +321,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
     named(f"--model {config.model}", lambda: check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
     named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))
-    return Model(network, initial)
+    return Model(network, initial, classes, sample)
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -372,6 +388,9 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
     check_boundaries(config, steps)
     back = search.rewind_step(config.rewind)[1]
     require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
+    batch = named(
+        "--", lambda: early.examples_of_batch(config.score, config.score_batch, model.classes, examples), ""
+    )
     choices = Choices(
         levels=config.levels,
         epochs=config.epochs,
@@ -381,17 +400,24 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
         scope=config.scope,
         one_shot=config.one_shot,
         density=config.density or None,
+        budget=None if config.budget == NO_BUDGET else config.budget,
         rewind=config.rewind,
         rewind_schedule=cast(Any, config.rewind_schedule),
         optimizer=cast(Any, config.rewind_optimizer),
         controls=config.controls,
         eval_every=config.eval_every,
-        score=scores.by_weight(scores.CRITERIA[config.score]),
+        score=patterns.named(config.pattern, early.SCORES[config.score]),
+        score_batch=max(batch, int(config.score == "synflow")),
+        prune_at=config.prune_at,
+        score_steps=config.score_steps or early.default_steps(config.score),
         children=config.children,
         path_points=config.path_points,
         path_statistics=config.path_statistics,
     )
     optimizer = make_optimizer(config, steps)
     return named(
-        "the sweep", lambda: search.prepare(model.network, optimizer, examples, model.initial, choices, task)
+        "the sweep",
+        lambda: search.prepare(
+            model.network, optimizer, examples, model.initial, choices, task, model.sample
+        ),
     )

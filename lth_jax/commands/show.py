@@ -63,7 +63,7 @@ def run(parsed: argparse.Namespace) -> None:
         )
     tables.print_line(console, line.strip(", "))
     tables.print_table(console, title, header, rows)
-    for text in tables.diverged_lines(measured):
+    for text in [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]:
         tables.print_line(console, text)
     for figure in paths:
         tables.print_line(console, f"figure: {figure}")

@@ -42,6 +42,7 @@ examples:
   lth-jax sweep --dataset mnist --data-dir DIR --epochs 5 --levels 20 --seeds 42-52
   lth-jax sweep --model mlp --hidden 100,50 --optimizer momentum --learning-rate 0.05 --schedule cosine
   lth-jax sweep --model mynet:Net --initializer he_normal --layer-rates output=0.1   class Net of ./mynet.py
+  lth-jax sweep --score snip --prune-at start --scope global                pruned before it is trained
   lth-jax sweep --config run.toml --seeds 42               a file's values, one of them overridden
 
 A file has a line for every flag that it sets: `learning_rate = 0.05`, `hidden = [100, 50]`,
@@ -185,7 +186,9 @@ def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
         classes=dataset.classes,
         normalization=json.dumps(inputs.normalization(chosen.normalize, trained_on(chosen, dataset))),
     )
-    return records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
+    measured = records.labelled(found.plan, found.shapes, swept, chosen.seeds, attrs)
+    other = jax.eval_shape(model.initial, jax.random.key(0))[1]
+    return records.with_multiply_adds(measured, model.network, found.shapes, other, model.sample)
 
 
 def write_tickets(
@@ -226,13 +229,14 @@ def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:
     lines += [tables.escape(tables.attributes_line(measured)), ""]
     for title, header, rows in made:
         lines += [f"## {tables.escape(title)}", "", *tables.table_lines(header, rows), ""]
-    lines += ["", *(f"* {tables.escape(line)}" for line in tables.diverged_lines(measured)), ""]
+    notes = [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]
+    lines += ["", *(f"* {tables.escape(line)}" for line in notes), ""]
     lines += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
     lines += ["", "## Configuration", "", "```json", json.dumps(json.loads(attrs["config"]), indent=2), "```"]
     write_text(folder / results.REPORT, "\n".join(lines) + "\n")
     for title, header, rows in made:
         tables.print_table(console, title, header, rows)
-    for line in tables.diverged_lines(measured):
+    for line in notes:
         tables.print_line(console, line)
     tables.print_line(console, f"report: {folder / results.REPORT}")
     if "rewind" not in measured.dims:  # each way has its own tickets

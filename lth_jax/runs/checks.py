@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from lth_jax.errors import warn
 from lth_jax.levels import Plan, Run
 from lth_jax.runs import processes
 from lth_jax.tasks import Task, described
@@ -166,3 +167,23 @@ def check_nested(mask: PyTree, earlier: PyTree) -> None:
     for name, m, e in zip(names, jax.tree.leaves(mask), jax.tree.leaves(earlier), strict=True):
         if revived := int(np.sum(processes.own(m) & ~processes.own(e))):  # they may lie on different devices
             raise ValueError(f"mask of {name} revives {revived} pruned weights; what is pruned stays pruned")
+
+
+def report_collapse(runs: Run, plan: Plan) -> None:
+    """Print a line for each layer that a global ranking has left without a weight, and in how many runs.
+
+    A network with such a layer says the same of every input, unless something leads past it.
+
+    Args:
+      runs: at the start of a level, a leading axis on every leaf.
+      plan: scope, and what is ranked; where each layer keeps a number of its own, none is emptied.
+    """
+    if plan.sizes.scope != "global":
+        return
+    leaves = jax.tree.leaves_with_path(runs.ticket.mask)
+    for (path, leaf), yes in zip(leaves, jax.tree.leaves(plan.sizes.ranked), strict=True):
+        own = processes.own(leaf)
+        empty = int(np.sum(~own.reshape(own.shape[0], -1).any(1)))
+        if yes and empty:
+            level, name = int(processes.own(runs.level)[0]), "/".join(path_names(path))
+            warn(f"level {level}: {name} has no weight left in {empty} of {len(own)} runs: it has collapsed")

@@ -13,12 +13,23 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from lth_jax import compression
-from lth_jax.levels import Outcome, Plan, Run, Start, advance, branch, measurements, train_network
+from lth_jax.levels import (
+    Outcome,
+    Plan,
+    Run,
+    Start,
+    advance,
+    branch,
+    measurements,
+    prune_first,
+    train_network,
+)
 from lth_jax.runs import axis, checks, processes, speed
 from lth_jax.runs.blocks import block_state, blocks
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Describe, reporting
 from lth_jax.runs.rounds import with_checkpoints
+from lth_jax.tickets import schedules
 from lth_jax.training import Observer, TrainState
 from lth_jax.types import Mask
 
@@ -128,14 +139,21 @@ def run_levels(
     apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
     tickets = axis.on_own_runs(lambda tree: jax.tree.map(lambda leaf: leaf[:, 0], tree), mesh)
     shared = axis.replicate((data, watch, final), mesh)
-    scored = shared[0] if plan.score_batch else None
+    scored = shared[0] if plan.looks_at_data else None
     runs = axis.spread(runs, mesh) if processes.several() else axis.to_first_device(runs, mesh)
-    for _ in range(int(processes.gather(runs.level)[0]), levels):
+    begun = int_level(runs)
+    one = jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), runs.ticket.params)
+    if begun == 0 and plan.prune_at == "start" and not schedules.begins_dense(plan.sizes, one):
+        first = axis.map_runs(lambda run, data: prune_first(run, plan, data), mesh, chunk)
+        runs = axis.to_first_device(first(runs, scored), mesh)
+    for _ in range(begun, levels):
+        checks.report_collapse(runs, plan)
         starts, inspected = before(runs)
         trained, networks = apart(train(compressed(starts))(starts, *shared))
         compared = relate(starts, trained, shared)
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
-        checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
+        if plan.prune_at == "trained":
+            checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
         yield Level(runs, networks, inspected, compared, trained)
 
 

@@ -16,6 +16,9 @@ from lth_jax.types import Params, PRNGKey
 Control = Callable[[Any], Any]
 """A ``levels.Run`` to a ``levels.Ticket``."""
 
+INVERTED = "inverted"
+"""What a run's extras call the mask that the negated score leaves."""
+
 
 def reinit(draw: Callable[[PRNGKey], Params], trial: int = 0) -> Control:
     """The ticket's mask with fresh weights, drawn as the first ones were (Frankle & Carbin 2019)."""
@@ -56,3 +59,12 @@ def random_mask(of: PyTree[bool], trial: int = 0) -> Control:
 def from_extra(name: str) -> Control:
     """The ticket's mask on other weights that the run carries, such as θ_k."""
     return lambda run: run.ticket._replace(params=run.extras[name])
+
+
+def invert(run: Any) -> Any:
+    """The ticket's weights under the mask of the negated score, which a ``levels.Plan`` has to ask for.
+
+    What the score would keep longest goes first: if that does no harm, the score is no reason for the mask
+    (Frankle et al. 2021).
+    """
+    return run.ticket._replace(mask=run.extras[INVERTED])

@@ -223,6 +223,52 @@ def _together(shapes: Shapes, ranked: PyTree[bool], removed: Sequence[PyTree[flo
     return {"all layers": jax.ShapeDtypeStruct((total,), np.float32)}, rates
 
 
+def dense_counts(shapes: Shapes, sizes: Sizes) -> PyTree[int]:
+    """How many weights there are where ``sizes`` says how many are kept: a tree like ``sizes.keep``."""
+    if sizes.scope == "layer":
+        return jax.tree.map(lambda leaf: int(np.prod(leaf.shape, dtype=np.int64)), shapes)
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(sizes.ranked), strict=True)
+    total = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf, yes in leaves if yes)
+    return jax.tree.map(lambda _: total, sizes.keep)
+
+
+def begins_dense(sizes: Sizes, shapes: Shapes) -> bool:
+    """Whether level 0 keeps every weight."""
+    return jax.tree.map(lambda counts: int(counts[0]), sizes.keep) == dense_counts(shapes, sizes)
+
+
+def without_first(sizes: Sizes) -> Sizes:
+    """The sizes without their dense level."""
+    return sizes._replace(keep=jax.tree.map(lambda counts: counts[1:], sizes.keep))
+
+
+def stepped(
+    sizes: Sizes, shapes: Shapes, steps: int, from_dense: bool = False
+) -> PyTree[Int[np.ndarray, "levels steps"]]:
+    """How many weights are left after each of several prunings that lead to every level, in equal ratios.
+
+    Step i of s leaves n₀ (n / n₀)^(i/s) of n₀, rounded half to even, on the way to n: the last exactly n.
+
+    Args:
+      sizes: what every level keeps.
+      shapes: the parameters or their shapes.
+      steps: how many prunings.
+      from_dense: each level is cut out of the dense network; without it, out of the level before.
+    """
+
+    def of_leaf(counts: np.ndarray, dense: int) -> np.ndarray:
+        before = np.full_like(counts, dense)
+        if not from_dense:
+            before[1:] = counts[:-1]
+        ways = []
+        for start, end in zip(before.tolist(), counts.tolist(), strict=True):
+            ratio = end / start
+            ways.append([*(max(round(start * ratio ** (i / steps)), end) for i in range(1, steps)), end])
+        return np.asarray(ways, np.int64)
+
+    return jax.tree.map(of_leaf, sizes.keep, dense_counts(shapes, sizes))
+
+
 def check_not_empty(shapes: Shapes, keep: PyTree[Int[np.ndarray, " levels"]]) -> None:
     """Refuse sizes that leave what is ranked together without a weight.
 

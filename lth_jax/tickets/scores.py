@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from lth_jax.tickets import masks
 from lth_jax.tickets.pruning import ordinal
@@ -33,14 +33,22 @@ class Scoring(NamedTuple):
 
     ``start`` and ``trained`` are the ticket's weights where the level's training began and where it ended;
     ``mask`` is what it kept; ``key`` is the run's own, another at each level. ``loss`` is the mean loss, in
-    inference mode, of a batch of training examples as a function of the parameters.
+    inference mode, of a batch of training examples as a function of the parameters; ``temperature=T`` divides
+    the network's outputs by T, ``example=i`` is the loss of one of the batch's ``examples``. ``flow`` is the
+    sum of the network's outputs, in inference mode, where every input is 1. ``ranked`` says which leaves are
+    pruned; ``None`` is all of them.
+
+    Where a level is pruned before it is trained, ``start`` and ``trained`` are the same weights, masked.
     """
 
     start: Params
     trained: Params
     mask: Mask
     key: PRNGKey
-    loss: Callable[[Params], Float[Array, ""]]
+    loss: Callable[..., Float[Array, ""]]
+    examples: int = 0
+    flow: Callable[[Params], Float[Array, ""]] | None = None
+    ranked: PyTree[bool] | None = None
 
 
 Score = Callable[[Scoring], Scores]
@@ -55,6 +63,11 @@ def gradient(scoring: Scoring) -> Params:
 def hessian_vector_product(scoring: Scoring, vector: Params) -> Params:
     """H v at the trained weights, H being the loss's Hessian: the derivative of its gradient along v."""
     return jax.jvp(jax.grad(scoring.loss), (scoring.trained,), (vector,))[1]
+
+
+def inverted(score: Score) -> Score:
+    """The score with its sign turned: what it would keep longest goes first (Frankle et al. 2021)."""
+    return lambda scoring: jax.tree.map(jnp.negative, score(scoring))
 
 
 def by_weight(criterion: Criterion) -> Score:
