@@ -8,6 +8,10 @@ import shlex
 from html import unescape
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 import yaml
 from conftest import overstated
@@ -194,7 +198,7 @@ def test_the_readmes_examples_find_tickets_word_for_word(capsys, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## Tickets of your own model")[1].split("\n## ")[0]
-    first, second = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names = {"__name__": "readme"}
     exec(compile(first, "README.md", "exec"), names)
     results, mask = names["tickets"].results, names["mask"]
@@ -202,6 +206,13 @@ def test_the_readmes_examples_find_tickets_word_for_word(capsys, tmp_path, monke
     assert kept / (784 * 32 + 32 * 10) == pytest.approx(0.8**4, abs=1e-3)
     assert float(results["test_accuracy"].min()) > 0.85
     assert capsys.readouterr().out.splitlines()[-1].startswith("44 ")  # a row a seed
+    exec(compile(third, "README.md", "exec"), names)
+    gradient = jax.tree.map(jnp.ones_like, names["weights"])
+    with jax.numpy_dtype_promotion("standard"):  # Optax multiplies floats by counts
+        updates, _ = names["optimizer"].update(gradient, names["state"], names["weights"])
+    moved = optax.apply_updates(names["weights"], updates)
+    for layer in ("Dense_0", "Dense_1"):
+        np.testing.assert_array_equal(moved[layer]["kernel"] != 0, mask[layer]["kernel"])
     exec(compile(second, "README.md", "exec"), names)
     more = names["more"]
     assert more.results["test_accuracy"].dims == ("network", "seed", "level")

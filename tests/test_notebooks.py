@@ -33,6 +33,14 @@ SHOWN = {
         (56, 61),
         (63, 68),
     ),
+    "stability": (
+        r" 1\.5% kept: ticket +([\d.]+), random mask +([\d.]+)"
+        r".*moved: barrier ([\d.]+).*aligned: barrier ([\d.]+)",
+        (0, 1.5),
+        (1, 10),
+        (5, 50),
+        (0, 0.05),
+    ),
     "supermasks": (
         r"untrained ([\d.]+)%, trained ([\d.]+)%.*best: t = [\d.]+, kept [\d.]+%, accuracy ([\d.]+)%",
         (2, 25),
