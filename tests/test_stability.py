@@ -83,6 +83,45 @@ def test_what_cannot_be_is_refused(finished, flags, line, capsys):
     assert not (finished.parent / "none").exists()
 
 
+@pytest.mark.long
+def test_a_resnet_has_its_lines_too(finished, tmp_path):
+    flags = ["--network", "resnet20", "--width", "2", "--children", "2", "--levels", "2", "--rewinds", "1"]
+    flags += [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "20",
+        "--points",
+        "2",
+        "--seeds",
+        "3",
+        "--learning-rate",
+        "0.1",
+    ]
+    flags += [
+        "--preset",
+        "paper-resnet20",
+        "--dataset",
+        "mnist",
+        "--data-dir",
+        str(finished.parent / "DIGITS"),
+    ]
+    cli.main(cli.find("stability"), [*flags, "--out", str(tmp_path / "run")])
+    found = results.load(tmp_path / "run" / "results.nc")
+    assert found["parent"].values.tolist() == ["ticket"]
+    assert bool(np.isfinite(found["test_error_barrier"]).all())
+    assert (found["distance"] > 0).all()
+    assert float(found["kept"].sel(level=1).mean()) == pytest.approx(0.8, abs=1e-3)
+    assert "kind" not in found.dims
+
+
+def test_the_papers_resnet_is_that_of_the_protocol():
+    settings, _ = cli.parse(cli.find("stability"), ["--preset", "paper-resnet20"])
+    assert settings.epochs * (50_000 // settings.batch_size) == pytest.approx(63_000, rel=0.01)
+    assert (settings.learning_rate, settings.rewinds, settings.children) == (0.1, (0, 500, 2000), 3)
+    assert 0.8 ** (settings.levels - 1) < 0.02
+
+
 def test_claims_judge_what_they_say():
     barriers = {
         "ticket": [0.5, 0.4, 0.3, 3.0],

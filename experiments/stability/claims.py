@@ -5,6 +5,7 @@ them the test is Student's. A question at several sizes is a family; so are the 
 table, and its numbers.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -160,7 +161,9 @@ def copies_of(measured: xr.Dataset, parent: str) -> list[str]:
 
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
-    """Judge every claim that these results can speak to."""
+    """Judge every claim that these results can speak to; all are of LeNet-300-100."""
+    if json.loads(measured.attrs.get("config", "{}")).get("network", "mlp") != "mlp":
+        return []
     pairs: list[Any] = [(row.claim, *both) for row in ROWS if (both := sides(measured, row)) is not None]
     pairs += table_rows(measured) if "kind" in measured.dims else []
     return judge_families(pairs, family, method="student")

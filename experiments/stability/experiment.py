@@ -2,6 +2,7 @@
 
     python -m experiments stability                    embedded digits, minutes
     python -m experiments stability --preset paper     full MNIST, an hour and a half on two cores
+    python -m experiments stability --preset paper-resnet20 --data-dir DIR             CIFAR-10, for a GPU
 
 LeNet-300-100, Adam 1.2e-3, batch 60, 24 epochs (24,000 iterations on MNIST), 20 % of all weights pruned
 globally at each level, rewound to step k. At every level three copies of each network start from one place
@@ -14,12 +15,15 @@ mean of its ends; a network is *stable* where it is below 2 points, and *matches
 The part ``table`` is that of 1903.01611 at 10.7 %, 50 epochs a level: how far two copies end from each other
 (*order*), and how far a subnetwork ends from the same weights trained inside the whole network (*pruning*).
 The paper does not say whether layers are ranked apart; here they are ranked together, as in 1912.05671.
+
+ResNet-20: SGD with momentum 0.9 and weight decay 1e-4 of kernels, batch 128, learning rate 0.1 divided by 10
+at 32/63 and 48/63 of 63,000 iterations, images flipped and cropped. Batch statistics on the line are those of
+100 training batches: those of mixed weights are neither network's. No table.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,8 +33,8 @@ import optax
 import xarray as xr
 from jaxtyping import Array, PyTree
 
-from lth_jax import data, initializers, models, search
-from lth_jax.analysis import connectivity, figures, records, tables
+from lth_jax import augmentation, data, initializers, models, networks, optimizers, search
+from lth_jax.analysis import connectivity, records
 from lth_jax.errors import require
 from lth_jax.keys import stream
 from lth_jax.levels import Start, Ticket, train_network
@@ -39,6 +43,7 @@ from lth_jax.runs.config import check_batches, check_choices, check_distinct, ch
 from lth_jax.runs.job import Job
 from lth_jax.runs.stages import Done, Stage, run_stages
 from lth_jax.search import Choices, Search
+from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks
 from lth_jax.training import splits
 from lth_jax.types import Mask, Params, Split
@@ -57,25 +62,33 @@ LIMITS = {
     "learning_rate": (1e-30, 1e30),
     "rate": (1e-4, 0.9999),
     "hidden": (1, 100_000),
+    "width": (1, 10_000),
     "rewinds": (0, 1_000_000_000),
     "table_levels": (0, 1_000),
     "table_epochs": (1, 10_000),
 }
 
 
+NETWORKS = ("mlp", "resnet20")
+DROPS = (32 / 63, 48 / 63)
+"""Where ResNet-20's learning rate is divided by 10, as shares of its iterations."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One experiment; every field is a flag."""
 
+    network: str = option("mlp", "what is trained, and how", NETWORKS)
     dataset: str = option("mnist", "data set", data.DATASETS)
-    hidden: tuple[int, ...] = option((300, 100), "widths of the hidden layers")
+    hidden: tuple[int, ...] = option((300, 100), "widths of the mlp's hidden layers")
+    width: int = option(16, "channels of resnet20's first convolution")
     seeds: tuple[int, ...] = option((42, 43, 44), "initializations, one run each")
     children: int = option(3, "orders of the examples that every network is trained in")
     levels: int = option(16, "rounds of training and pruning; the first is dense")
     rate: float = option(0.2, "fraction of all survivors pruned per level")
     epochs: int = option(24, "epochs at each level")
     batch_size: int = option(60, "examples per step")
-    learning_rate: float = option(1.2e-3, "Adam's learning rate")
+    learning_rate: float = option(1.2e-3, "of Adam, or the highest of resnet20's SGD")
     rewinds: tuple[int, ...] = option((0, 500), "steps k that tickets are rewound to; controls at 0")
     points: int = option(connectivity.POINTS, "steps of the line between two networks")
     table_levels: int = option(11, "levels to the table's size, 10.7 % at 11; 0 leaves the table out")
@@ -93,6 +106,10 @@ PRESETS = {
         "rewinds": (0, 50), "points": 10, "table_levels": 3, "table_epochs": 3,
     },
     "paper": {},
+    "paper-resnet20": {
+        "network": "resnet20", "dataset": "cifar10", "levels": 20, "epochs": 162, "batch_size": 128,
+        "learning_rate": 0.1, "rewinds": (0, 500, 2000), "table_levels": 0,
+    },
 }  # fmt: skip
 
 
@@ -103,21 +120,38 @@ def presets(variant: str) -> Mapping[str, Mapping[str, Any]]:
 
 def make_search(config: Config, dataset: data.Dataset, **changes: Any) -> Search:
     """The search of one k: levels, controls and copies."""
-    network = models.from_linen(models.MLP(config.hidden, classes=dataset.classes))
-    shapes = models.parameter_shapes(network, dataset.train_images.shape[1:])
-
-    def initial(key: Array) -> tuple[Params, Any]:
-        return initializers.initialize(key, shapes, initializers.get("xavier_normal")), {}
-
+    examples = len(dataset.train_labels)
+    network, initial, optimizer, task = trained_as(config, dataset, changes.get("epochs", config.epochs))
     choices = Choices(
         **{
             "levels": config.levels, "epochs": config.epochs, "batch_size": config.batch_size,
-            "rate": config.rate, "scope": "global", "path_points": config.points, **changes,
+            "rate": config.rate, "scope": "global", "path_points": config.points,
+            "path_statistics": "recomputed", **changes,
         }
     )  # fmt: skip
-    return search.prepare(
-        network, optax.adam(config.learning_rate), len(dataset.train_labels), initial, choices
+    return search.prepare(network, optimizer, examples, initial, choices, task)
+
+
+def trained_as(
+    config: Config, dataset: data.Dataset, epochs: int
+) -> tuple[models.Network, search.Initial, optax.GradientTransformation, Task]:
+    """The network, how a run of it begins, its optimizer, and its task."""
+    image = dataset.train_images.shape[1:]
+    if config.network == "mlp":
+        network = models.from_linen(models.MLP(config.hidden, classes=dataset.classes))
+        shapes = models.parameter_shapes(network, image)
+        glorot = initializers.get("xavier_normal")
+        adam = optax.adam(config.learning_rate)
+        return network, lambda key: (initializers.initialize(key, shapes, glorot), {}), adam, classification()
+    network = models.from_linen(networks.ResNet(20, dataset.classes, width=config.width))
+    steps = epochs * (len(dataset.train_labels) // config.batch_size)
+    schedule = optimizers.piecewise(config.learning_rate, [round(share * steps) for share in DROPS])
+    sgd = optimizers.with_decay(
+        lambda rate: optax.sgd(rate, 0.9), schedule, 1e-4, only=optimizers.is_kernel_by_name
     )
+    statistics = augmentation.normalize(*augmentation.statistics(dataset.train_images))
+    task = augmentation.augmented(classification(), augmentation.flip, augmentation.crop(4), statistics)
+    return network, lambda key: network.init(key, jnp.zeros((1, *image), jnp.float32)), sgd, task
 
 
 def search_of(config: Config, dataset: data.Dataset, k: int) -> Search:
@@ -295,95 +329,3 @@ def _labelled(name: str, found: Sequence[Any], seeds: Sequence[int], *axes: Any)
         for place, what in enumerate(("distance", "angle"))
     }
     return results.label(values, {"kind": list(KINDS)}, {"seed": seeds}, *axes)
-
-
-def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
-    """Test accuracy and error barrier, both in points, a row a level."""
-    barriers, rows = measured["test_error_barrier"] * 100, []
-    columns = [(0, name) for name in measured["parent"].values] if 0 in measured["rewind"] else []
-    columns += [(int(k), "ticket") for k in measured["rewind"].values if k != 0]
-    kept = measured["kept"].sel(network="ticket").mean(["rewind", "seed"]).values
-    for level in measured["level"].values:
-        row = [f"{kept[level]:.2%}"]
-        for k, parent in columns:
-            accuracy = measured["test_accuracy"].sel(rewind=k, level=level)
-            copies = accuracy.sel(
-                network=[n for n in accuracy["network"].values if str(n).split("/")[0] == parent]
-            )
-            height = barriers.sel(rewind=k, level=level, parent=parent)
-            row.append(f"{tables.accuracy(copies.values.ravel())}, {float(height.mean()):.2f}")
-        rows.append(row)
-    header = ["kept", *(f"{figures.label(parent)}, k = {k}" for k, parent in columns)]
-    return "Test accuracy (%), mean ± std over copies, and the mean error barrier (points)", header, rows
-
-
-def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
-    """Barrier and accuracy against size, the lines themselves, barrier against k."""
-    drawn = {
-        "barrier": lambda: draw_against_size(measured),
-        "lines": lambda: draw_lines(measured),
-        "rewinding": lambda: draw_rewinding(measured),
-    }
-    return figures.save_all(drawn, folder)
-
-
-def draw_against_size(measured: xr.Dataset) -> Any:
-    """Error barrier and test accuracy of tickets and controls at k = 0, against weights kept."""
-    figure, (left, right) = figures.new_figure(2)
-    at = measured.isel(rewind=0)
-    kept = at["kept"].sel(network="ticket").mean("seed").values * 100
-    for index, parent in enumerate(at["parent"].values.tolist()):
-        height = (
-            at["test_error_barrier"].sel(parent=parent).transpose(..., "level").values.reshape(-1, len(kept))
-        )
-        figures.bands(left, kept, height * 100, figures.label(parent), index, percentiles=(0, 100))
-        copies = [n for n in at["network"].values.tolist() if n.split("/")[0] == parent]
-        accuracy = (
-            at["test_accuracy"].sel(network=copies).transpose(..., "level").values.reshape(-1, len(kept))
-        )
-        figures.bands(right, kept, accuracy * 100, figures.label(parent), index, percentiles=(0, 100))
-    left.axhline(2, color="#000000", linewidth=0.8, linestyle=":")
-    left.set(ylabel="error barrier (points), mean and range")
-    right.set(ylabel="test accuracy (%), mean and range")
-    for ax in (left, right):
-        figures.kept_axis(ax, kept / 100)
-        ax.legend(fontsize=7)
-    return figure
-
-
-def draw_lines(measured: xr.Dataset) -> Any:
-    """Test error along the line at some sizes, all pairs: a column a network, a line a size."""
-    at = measured.isel(rewind=0)
-    parents, levels = (
-        at["parent"].values.tolist(),
-        np.unique(np.linspace(0, measured.sizes["level"] - 1, 5).astype(int)),
-    )
-    figure, axes = figures.new_figure(len(parents), width=4.2, squeeze=False, sharey=True)
-    kept = at["kept"].sel(network="ticket").mean("seed").values
-    for ax, parent in zip(axes[0], parents, strict=True):
-        for index, level in enumerate(levels):
-            lines = (
-                1 - at["test_accuracy_path"].sel(parent=parent, level=level).transpose(..., "share").values
-            )
-            flat = lines.reshape(-1, lines.shape[-1]) * 100
-            figures.bands(ax, at["share"].values, flat, f"{kept[level]:.1%}", index, percentiles=(0, 100))
-        ax.set(title=figures.label(parent), xlabel="place on the line")
-    axes[0][0].set_ylabel("test error (%), mean and range")
-    axes[0][-1].legend(fontsize=7, title="kept")
-    return figure
-
-
-def draw_rewinding(measured: xr.Dataset) -> Any:
-    """Error barrier of tickets against size, a line for each k."""
-    figure, ax = figures.new_figure()
-    kept = measured["kept"].sel(network="ticket").mean(["rewind", "seed"]).values
-    for index, k in enumerate(measured["rewind"].values):
-        height = measured["test_error_barrier"].sel(rewind=k, parent="ticket").transpose(..., "level").values
-        figures.bands(
-            ax, kept * 100, height.reshape(-1, len(kept)) * 100, f"k = {int(k)}", index, percentiles=(0, 100)
-        )
-    ax.axhline(2, color="#000000", linewidth=0.8, linestyle=":")
-    figures.kept_axis(ax, kept)
-    ax.set(ylabel="error barrier of tickets (points), mean and range")
-    ax.legend(fontsize=7)
-    return figure

@@ -1,9 +1,27 @@
-"""What E7's report says beside its table and claims: the earlier paper's table with ours beside it."""
+"""What E7 prints: accuracies and barriers by size, and the earlier paper's table with ours beside it."""
 
 import xarray as xr
 
-from experiments.stability.claims import DENSE, NAMES, QUANTITIES, TABLE, Published, table_sample
-from lth_jax.analysis import tables
+from experiments.stability.claims import DENSE, NAMES, QUANTITIES, TABLE, Published, copies_of, table_sample
+from lth_jax.analysis import figures, tables
+
+
+def make_table(measured: xr.Dataset) -> tuple[str, list[str], list[list[str]]]:
+    """Test accuracy and error barrier, both in points, a row a level."""
+    barriers, rows = measured["test_error_barrier"] * 100, []
+    columns = [(0, name) for name in measured["parent"].values] if 0 in measured["rewind"] else []
+    columns += [(int(k), "ticket") for k in measured["rewind"].values if k != 0]
+    kept = measured["kept"].sel(network="ticket").mean(["rewind", "seed"]).values
+    for level in measured["level"].values:
+        row = [f"{kept[level]:.2%}"]
+        for k, parent in columns:
+            accuracy = measured["test_accuracy"].sel(rewind=k, level=level)
+            copies = accuracy.sel(network=copies_of(measured, parent))
+            height = barriers.sel(rewind=k, level=level, parent=parent)
+            row.append(f"{tables.accuracy(copies.values.ravel())}, {float(height.mean()):.2f}")
+        rows.append(row)
+    header = ["kept", *(f"{figures.label(parent)}, k = {k}" for k, parent in columns)]
+    return "Test accuracy (%), mean ± std over copies, and the mean error barrier (points)", header, rows
 
 
 def notes(measured: xr.Dataset) -> str:
