@@ -27,11 +27,6 @@ from lth_jax.tickets.masks import Predicate, is_kernel
 from lth_jax.training import Observer, Recipe, TrainState, train
 from lth_jax.types import Collections, Params, PRNGKey, Shapes
 
-CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask", "invert")
-"""Controls by name: the ticket with fresh weights, its weights permuted, moved with their places, its mask
-permuted, its mask by the negated score. All but the last may be followed by a number, ``reinit:1``, so that
-several of a kind stand side by side."""
-
 Initial = Callable[[PRNGKey], tuple[Params, Collections]]
 """A run's initialization key to its weights and the model's other variables."""
 
@@ -59,7 +54,7 @@ class Choices:
         place and the model's other variables being those of k (``kept``: Frankle et al. 2020); or a whole
         level from k, schedule and other variables as at the very start (``restarted``).
       optimizer: its state after the first level: ``fresh``, ``carried`` over, or ``rewound`` to that of k.
-      controls: names of ``CONTROLS``, trained beside each ticket.
+      controls: names of ``tickets.controls.CONTROLS``, trained beside each ticket.
       eval_every: iterations between two evaluations within a level; 0 evaluates at its end only.
       score: what the ranking goes by.
       score_batch: training examples whose loss the score may ask for.
@@ -152,7 +147,7 @@ def prepare(
     names = list(choices.controls)
     require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
     require(choices.children != 1, "children 1: a line needs two")
-    resets = kind == "weights"
+    resets, draw = kind == "weights", lambda key: initial(key)[0]
     check_pruning(choices, examples)
     first = ""
     if choices.budget == "uniform_plus":
@@ -176,7 +171,7 @@ def prepare(
         first=early if kept else 0,
         optimizer=choices.optimizer,
         collections="start" if resets else "trained",
-        controls={name: make_control(name, initial, prunable) for name in choices.controls},
+        controls={name: controls.named(name, draw, prunable) for name in names},
         children=choices.children,
     )  # fmt: skip
     compare = functools.partial(
@@ -272,38 +267,6 @@ def rewind_step(rewind: int | str) -> tuple[Literal["weights", "nothing"], int]:
     known = (kind == "lr" or text == number) and number.isascii() and number.isdecimal() and len(number) < 12
     require(known, f"rewind {text[:40]}: expected start, none, an iteration such as 500, or lr:500")
     return ("nothing" if kind else "weights"), int(number)
-
-
-def make_control(name: str, initial: Initial, prunable: PyTree[bool]) -> levels.Control:
-    """A control by its name.
-
-    Raises:
-      ValueError: there is none of that name.
-    """
-    kind, trial = check_control(name)
-    if kind == "invert":
-        return controls.invert
-    if kind == "reinit":
-        return controls.reinit(lambda key: initial(key)[0], trial)
-    make = {
-        "shuffle": controls.shuffle,
-        "rearrange": controls.rearrange,
-        "random_mask": controls.random_mask,
-    }
-    return make[kind](prunable, trial)
-
-
-def check_control(name: str) -> tuple[str, int]:
-    """A control's kind and number.
-
-    Raises:
-      ValueError: there is none of that name.
-    """
-    kind, _, number = name.partition(":")
-    counted = number.isascii() and number.isdecimal() and len(number) < 6 and kind != "invert"
-    known = kind in CONTROLS and (name == kind or counted)
-    require(known, f"{name[:40]!r}: unknown control; expected some of {', '.join(CONTROLS)}")
-    return kind, int(number or 0)
 
 
 def _beginner(plan: Plan, initial: Initial, early: int) -> Callable[..., Run]:

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_digits
 
 from lth_jax import commands, compression, search
-from lth_jax.commands import settings, sweep
+from lth_jax.commands import build, settings, sweep
 from lth_jax.runs import signals
 from lth_jax.tickets import rewinding
 
@@ -55,7 +55,7 @@ from lth_jax.tickets import rewinding
 )
 def test_an_optimizer_does_what_its_flags_say(flags, expected):
     """Updates of the weight 2 under the gradient 3, at a rate of 0.1, in a level of 4 steps."""
-    optimizer = settings.make_optimizer(settings.Config(learning_rate=0.1, **flags), 4)
+    optimizer = build.make_optimizer(settings.Config(learning_rate=0.1, **flags), 4)
     state, found = optimizer.init(jnp.float32(2)), []
     for _ in expected:
         with jax.numpy_dtype_promotion("standard"):  # which Optax needs
@@ -74,7 +74,7 @@ def test_only_kernels_decay_where_that_is_asked_for(flags):
         "held": {"kernel": jnp.ones(3)},
     }
     for only in ("all", "kernels"):
-        optimizer = settings.make_optimizer(dataclasses.replace(chosen, decay_only=only), 3)
+        optimizer = build.make_optimizer(dataclasses.replace(chosen, decay_only=only), 3)
         with jax.numpy_dtype_promotion("standard"):
             zeros = jax.tree.map(jnp.zeros_like, params)
             update, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -90,7 +90,7 @@ def test_a_piecewise_schedule_goes_on_at_the_step_that_is_rewound_to(flags):
     chosen = settings.Config(
         optimizer="sgd", learning_rate=0.1, schedule="piecewise", boundaries=("2",), warmup_steps=2, **flags
     )
-    optimizer, found = settings.make_optimizer(chosen, 6), []
+    optimizer, found = build.make_optimizer(chosen, 6), []
     state = rewinding.schedule_at(optimizer.init(jnp.float32(2)), 1)
     for _ in range(3):
         with jax.numpy_dtype_promotion("standard"):
@@ -121,8 +121,8 @@ def test_training_to_the_step_to_rewind_to_hears_a_signal():
     """Asked to stop while it trains, it has the level's grace, and does not end as if nothing had come."""
     digits = make_digits()
     chosen = settings.Config(model="mlp", hidden=(4,), epochs=1, batch_size=20, levels=2, rewind="3")
-    model = settings.make_model(chosen, digits.images.shape[1:], 4)
-    found = settings.make_search(chosen, model, len(digits.labels))
+    model = build.make_model(chosen, digits.images.shape[1:], 4)
+    found = build.make_search(chosen, model, len(digits.labels))
     assert search.start_runs(found, (1, 2), digits).seed.tolist() == [1, 2]
     with signals.defer_signals() as request:
         request.number, request.deadline = signal.SIGTERM, time.monotonic() + signals.GRACE

@@ -14,7 +14,7 @@ from sweeps import TINY, TRUNK, make_place
 import lth_jax
 from lth_jax import commands, training
 from lth_jax.analysis import ticket_files as files
-from lth_jax.commands import settings, sweep
+from lth_jax.commands import build, settings, sweep
 from lth_jax.data import datasets as data
 from lth_jax.runs import checkpoints
 from lth_jax.types import Split
@@ -46,7 +46,7 @@ def test_a_sweep_with_controls_is_find_tickets_with_controls(place, everything):
     parsed = commands.build_parser().parse_args(["sweep", *EVERYTHING])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        module = settings.make_module(sweep.configure(parsed)[0], 10)
+        module = build.make_module(sweep.configure(parsed)[0], 10)
     held = data.split_validation(data.load("mnist", place / "DIGITS"), 20)
     test = lth_jax.splits(data.load("mnist", place / "DIGITS"))[1]
     train, validation = (
@@ -79,7 +79,7 @@ def test_a_sweep_with_controls_is_find_tickets_with_controls(place, everything):
         found["kept_weights"].sum("layer").sel(network="reinit"), [[36 + n for n in (7840, 6272, 3136)]] * 2
     )
     config = sweep.configure(parsed)[0]
-    model = settings.make_model(config, (28, 28, 1), 10)
+    model = build.make_model(config, (28, 28, 1), 10)
     for level in (0, 1, 2):
         params, mask = files.read(everything / "tickets.npz", 42, level, sweep.drawer(model))
         weights, kept = map(files.flat, expected.ticket(42, level))
@@ -96,7 +96,7 @@ def test_kept_weights_evaluate_again_to_what_was_recorded(place, everything, cal
     tensors = load_file(path)
     statistics = {name.partition("/")[2]: v for name, v in tensors.items() if name[:12] == "collections/"}
     config = sweep.configure(commands.build_parser().parse_args(["sweep", *EVERYTHING]))[0]
-    model = settings.make_model(config, (28, 28, 1), 10)
+    model = build.make_model(config, (28, 28, 1), 10)
     state = training.TrainState(params, files.nested(statistics), ())
     test = lth_jax.splits(data.load("mnist", place / "DIGITS"))[1]
     again = training.evaluate(jax.tree.map(jnp.asarray, state), test, model.network)
@@ -154,7 +154,7 @@ def test_one_shot_reaches_a_density_exactly(place, call, scope, expected):
     np.testing.assert_array_equal(found.sum("layer"), [318] * 2)
     stored = place / f"once-{scope}" / "tickets.npz"
     trained, _ = files.read_trained(stored, 7, 0)
-    model = settings.make_model(settings.Config(model="mlp", hidden=(8,)), (28, 28, 1), 10)
+    model = build.make_model(settings.Config(model="mlp", hidden=(8,)), (28, 28, 1), 10)
     _, mask = files.read(stored, 7, 1, sweep.drawer(model))
     names = ["hidden_0/kernel", "output/kernel"]
     for group in [[name] for name in names] if expected else [names]:
@@ -175,7 +175,7 @@ def test_only_the_schedule_is_rewound_where_it_is_asked_for(place, call):
     flags = ["--levels", "2", "--schedule", "cosine", "--epochs", "2", "--keep-weights", "0"]
     call("sweep", *TRUNK, *flags, "--rewind", "lr:2", "--out", "schedule")
     stored = place / "schedule" / "tickets.npz"
-    model = settings.make_model(settings.Config(model="mlp", hidden=(8,)), (28, 28, 1), 10)
+    model = build.make_model(settings.Config(model="mlp", hidden=(8,)), (28, 28, 1), 10)
     params, mask = files.read(stored, 7, 1, sweep.drawer(model))
     trained, _ = files.read_trained(stored, 7, 0)
     for name, leaf in trained.items():

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from lth_jax import models, networks
-from lth_jax.commands import settings
+from lth_jax.commands import build, settings
 from lth_jax.errors import InputError
 from lth_jax.networks import VGG, ConvNet, ResNet
 from lth_jax.tickets import masks, schedules
@@ -176,7 +176,7 @@ def test_what_cannot_be_is_refused(module, shape, message):
 @pytest.mark.parametrize("name", networks.MODELS)
 def test_a_networks_name_is_a_model_of_the_command(name):
     chosen = settings.Config(model=name, norm="group" if name.startswith(networks.NORMED) else "batch")
-    model = settings.make_model(chosen, (32, 32, 3), 100)
+    model = build.make_model(chosen, (32, 32, 3), 100)
     shapes, collections = jax.eval_shape(model.initial, jax.random.key(0))
     assert shapes["output"]["kernel"].shape[1] == 100
     assert collections == {}

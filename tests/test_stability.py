@@ -146,6 +146,16 @@ def test_claims_judge_what_they_say():
     assert {name: judged[name] for name in expected} == expected
 
 
+def test_a_verdict_says_how_its_levels_differ_from_the_papers():
+    measured = copies({n: [0.5] * 4 for n in claims.NAMES}, {n: [98] * 4 for n in claims.NAMES})
+    told = {
+        v.protocol for v in claims.verdicts(measured.assign_attrs(config='{"epochs": 24, "rate": 0.488}'))
+    }
+    assert told == {"48.8 % pruned at a level, not 20 %"}
+    assert {v.protocol for v in claims.verdicts(measured)} == {""}
+    assert claims.verdicts(measured.assign_attrs(config='{"network": "resnet20"}')) == []
+
+
 def test_a_size_that_was_not_measured_has_no_claim():
     measured = copies({n: [0.5] * 4 for n in claims.NAMES}, {n: [98] * 4 for n in claims.NAMES})
     short = {v.claim.identifier for v in claims.verdicts(measured.isel(level=slice(0, 2)))}

@@ -7,17 +7,20 @@ table, and its numbers.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_families
+from lth_jax.analysis.stats import Claim, Kind, Verdict, judge_families, under
 
 STABLE, MATCHES, CLOSE = 2.0, 0.2, 0.1
 """Points of a barrier below which a network is stable, and of accuracy within which one matches, as the paper
 has them; share of a published distance or angle within which ours is the same."""
+
+EPOCHS, RATE = 24, 0.2
+"""Of the paper's levels."""
 
 PAPER, EARLIER = "arXiv:1912.05671", "arXiv:1903.01611"
 UNITS = {"barrier": "points of error", "accuracy": "accuracy points"}
@@ -162,11 +165,21 @@ def copies_of(measured: xr.Dataset, parent: str) -> list[str]:
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
     """Judge every claim that these results can speak to; all are of LeNet-300-100."""
-    if json.loads(measured.attrs.get("config", "{}")).get("network", "mlp") != "mlp":
+    config = json.loads(measured.attrs.get("config", "{}"))
+    if config.get("network", "mlp") != "mlp":
         return []
-    pairs: list[Any] = [(row.claim, *both) for row in ROWS if (both := sides(measured, row)) is not None]
-    pairs += table_rows(measured) if "kind" in measured.dims else []
-    return judge_families(pairs, family, method="student")
+    lines: list[Any] = [(row.claim, *both) for row in ROWS if (both := sides(measured, row)) is not None]
+    table: list[Any] = table_rows(measured) if "kind" in measured.dims else []
+    judged = judge_families(lines + table, family, method="student")
+    return under(judged[: len(lines)], protocol(config)) + judged[len(lines) :]
+
+
+def protocol(config: Mapping[str, Any]) -> str:
+    """How the levels differ from the paper's; empty where they do not."""
+    epochs, rate = config.get("epochs", EPOCHS), config.get("rate", RATE)
+    told = [f"{epochs} of {EPOCHS} epochs"] if epochs < EPOCHS else []
+    told += [f"{100 * rate:.3g} % pruned at a level, not {100 * RATE:g} %"] if rate != RATE else []
+    return ", ".join(told)
 
 
 def family(claim: Claim) -> str:

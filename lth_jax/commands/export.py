@@ -14,7 +14,7 @@ import xarray as xr
 
 from lth_jax.analysis import flops, sparsity, tables, ticket_files
 from lth_jax.analysis.ticket_files import Flat
-from lth_jax.commands import settings, sweep
+from lth_jax.commands import build, sweep
 from lth_jax.commands.settings import Config
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
@@ -69,7 +69,7 @@ def run(parsed: argparse.Namespace) -> None:
     measured = results.load(folder / results.RESULTS)
     chosen = configuration(measured, folder)
     image_shape = json.loads(measured.attrs["image_shape"])
-    model = settings.make_model(chosen, image_shape, int(measured.attrs["classes"]))
+    model = build.make_model(chosen, image_shape, int(measured.attrs["classes"]))
     stored, saved = folder / ticket_files.TICKETS, {}
     require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
     if parsed.trained:
@@ -157,7 +157,7 @@ def make_card(
     }
 
 
-def count(model: settings.Model, mask: Flat) -> dict[str, Any] | None:
+def count(model: build.Model, mask: Flat) -> dict[str, Any] | None:
     """A ticket's multiply-adds for one example, by layer and in all; ``None`` if uncountable."""
     params, collections = jax.eval_shape(model.initial, jax.random.key(0))
     try:

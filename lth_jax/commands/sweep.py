@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lth_jax import data, search
 from lth_jax.analysis import figures, records, tables, ticket_files
-from lth_jax.commands import inputs, settings, show
+from lth_jax.commands import build, inputs, settings, show
 from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
@@ -119,11 +119,11 @@ def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:
     return Config(**of(Config)), Execution(**of(Execution))
 
 
-def prepare(chosen: Config, dataset: data.Dataset) -> tuple[settings.Model, Search]:
+def prepare(chosen: Config, dataset: data.Dataset) -> tuple[build.Model, Search]:
     """The model and the search for a data set."""
-    model = settings.make_model(chosen, dataset.train_images.shape[1:], dataset.classes)
+    model = build.make_model(chosen, dataset.train_images.shape[1:], dataset.classes)
     task = inputs.make_task(chosen.augment, chosen.normalize, trained_on(chosen, dataset))
-    return model, settings.make_search(chosen, model, len(dataset.train_labels), task)
+    return model, build.make_search(chosen, model, len(dataset.train_labels), task)
 
 
 def trained_on(chosen: Config, dataset: data.Dataset) -> np.ndarray:
@@ -192,7 +192,7 @@ def train(chosen: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
 
 
 def write_tickets(
-    chosen: Config, model: settings.Model, found: Search, folder: Path, swept: Swept, rewind_to: Any
+    chosen: Config, model: build.Model, found: Search, folder: Path, swept: Swept, rewind_to: Any
 ) -> None:
     """``tickets.npz``: every seed's and level's mask, and what its seed does not give of its start."""
     prunable = [name for name, yes in ticket_files.flat(found.plan.prunable).items() if yes]
@@ -211,7 +211,7 @@ def write_tickets(
     ticket_files.write(folder / ticket_files.TICKETS, chosen.seeds, kept, drawer(model))
 
 
-def drawer(model: settings.Model) -> Any:
+def drawer(model: build.Model) -> Any:
     """A function from a seed to its θ0, by name: the same program whoever draws."""
     initial = jax.jit(lambda seed: model.initial(stream(seed, "init"))[0])
     return lambda seed: {k: np.asarray(v) for k, v in ticket_files.flat(initial(jnp.int32(seed))).items()}

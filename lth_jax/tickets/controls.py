@@ -9,12 +9,18 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from lth_jax.errors import require
 from lth_jax.keys import stream
 from lth_jax.tickets import masks, rewinding
 from lth_jax.types import Params, PRNGKey
 
 Control = Callable[[Any], Any]
 """A ``levels.Run`` to a ``levels.Ticket``."""
+
+CONTROLS = ("reinit", "shuffle", "rearrange", "random_mask", "invert")
+"""Controls by name: the ticket with fresh weights, its weights permuted, moved with their places, its mask
+permuted, its mask by the negated score. All but the last may be followed by a number, ``reinit:1``, so that
+several of a kind stand side by side."""
 
 INVERTED = "inverted"
 """What a run's extras call the mask that the negated score leaves."""
@@ -68,3 +74,35 @@ def invert(run: Any) -> Any:
     (Frankle et al. 2021).
     """
     return run.ticket._replace(mask=run.extras[INVERTED])
+
+
+def named(name: str, draw: Callable[[PRNGKey], Params], of: PyTree[bool]) -> Control:
+    """A control by its name.
+
+    Args:
+      name: one of ``CONTROLS``, perhaps with a number.
+      draw: fresh weights from a key, as the first ones were drawn.
+      of: which leaves are permuted, from ``masks.prunable``.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    kind, trial = parsed(name)
+    if kind == "invert":
+        return invert
+    if kind == "reinit":
+        return reinit(draw, trial)
+    return {"shuffle": shuffle, "rearrange": rearrange, "random_mask": random_mask}[kind](of, trial)
+
+
+def parsed(name: str) -> tuple[str, int]:
+    """A control's kind and number.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    kind, _, number = name.partition(":")
+    counted = number.isascii() and number.isdecimal() and len(number) < 6 and kind != "invert"
+    known = kind in CONTROLS and (name == kind or counted)
+    require(known, f"{name[:40]!r}: unknown control; expected some of {', '.join(CONTROLS)}")
+    return kind, int(number or 0)
