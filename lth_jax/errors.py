@@ -18,13 +18,16 @@ class StorageError(RuntimeError):
     """A file could not be written: what is on the disk already is whole. The command line exits with 1."""
 
 
+KEPT = "; what was saved before it is whole"
+
+
 def storage_error(path: Path, error: BaseException) -> StorageError:
     """What kept a file from being written, in one line, whichever library met it."""
     reason = getattr(error, "strerror", None)
     if reason is None:  # HDF5 and TensorStore quote the system, or say only that they failed
         known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
         reason = next((text for text in known if text in str(error)), " ".join(str(error).split())[:200])
-    return StorageError(f"{path} cannot be written: {reason}; what was saved before it is whole")
+    return StorageError(f"{path} cannot be written: {reason}{KEPT}")
 
 
 PLAIN = dict(zip("×–−’²", "x--'2", strict=True)) | {

@@ -1,6 +1,8 @@
 """The command's sweeps: from flags to files, tickets back from the files, and what a run leaves."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -292,3 +294,33 @@ def test_an_exported_convolutional_ticket_has_its_multiply_adds(place, call):
         named = dict(zip(found["layer"].values, found["layer_multiply_adds"].values, strict=True))
     assert named == {name: layer["of"] for name, layer in expected.items()}
     assert f"multiply-adds an example: dense 281,640, ticket {kept:,} ({kept / of:.1%})" in said
+
+
+# Places that nothing can be written to
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("export run --seed 7 --level 1 --out somebodys_net.py/ticket.safetensors", "--out"),
+        ("show run --figures somebodys_net.py/figures", "--figures"),
+    ],
+)
+def test_a_place_below_a_file_is_wrong_input(place, refused, line, flag):
+    assert refused(*line.split()).startswith(f"error: {flag}: somebodys_net.py/")
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 2), (errno.EACCES, 2), (errno.ENOSPC, 1)])
+def test_a_read_only_place_is_wrong_input_and_a_full_one_is_not(place, monkeypatch, capsys, number, code):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.chdir(place)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fails)
+        with pytest.raises(SystemExit) as stop:
+            commands.main(["export", "run", "--seed", "7", "--level", "1", "--out", "there.safetensors"])
+    assert stop.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert os.strerror(number) in line
+    assert not list(place.glob("*there*"))

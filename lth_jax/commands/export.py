@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from lth_jax.commands.settings import Config
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.places import user_path
-from lth_jax.runs import results
+from lth_jax.runs import results, storage
 from lth_jax.runs.config import check_printable
 
 HELP = "one ticket of a sweep as safetensors, with a JSON card"
@@ -60,7 +61,7 @@ def add(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     folder, seed, level = user_path(parsed.folder), parsed.seed, parsed.level
-    which = f"-{parsed.network.replace(':', '-')}-trained" if parsed.trained else ""
+    which = f"-{re.sub('[:/]', '-', parsed.network)}-trained" if parsed.trained else ""
     name = f"seed-{seed}-level-{level}{which}.safetensors"
     path = folder / "tickets" / name if parsed.out is None else user_path(parsed.out)
     check_printable([str(path)])
@@ -74,7 +75,7 @@ def run(parsed: argparse.Namespace) -> None:
     require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
     if parsed.trained:
         params, saved = ticket_files.read_trained(stored, seed, level, parsed.network)
-        if parsed.network.partition(":")[0] in SAME_MASK:  # whose kept weights may be exactly 0
+        if re.split("[:/]", parsed.network)[0] in SAME_MASK:  # whose kept weights may be exactly 0
             mask = ticket_files.read_mask(stored, seed, level)
         else:
             mask = {
@@ -91,7 +92,8 @@ def run(parsed: argparse.Namespace) -> None:
         tree, kept = map(ticket_files.nested, arrays)
         times = sparsity.measure(model.network, tree, kept, collections, image_shape)
         card["measured"] = as_card(times)
-    ticket_files.save_ticket(path, params, mask, card, saved)
+    with storage.in_a_place_of("--out"):
+        ticket_files.save_ticket(path, params, mask, card, saved)
     for line in said(card, path):
         tables.print_line(tables.console(), line)
 

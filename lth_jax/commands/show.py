@@ -11,7 +11,7 @@ import xarray as xr
 from lth_jax.analysis import figures, stats, tables
 from lth_jax.errors import InputError, require, warn
 from lth_jax.places import user_path
-from lth_jax.runs import config, results
+from lth_jax.runs import config, results, storage
 
 HELP = "print a run's table, save or open its figures"
 EXAMPLES = """\
@@ -55,7 +55,8 @@ def run(parsed: argparse.Namespace) -> None:
     paths = []
     if parsed.figures is not None:
         config.check_printable([parsed.figures])
-        paths = figures.save_all({name: lambda: draw(measured, name)}, user_path(parsed.figures))
+        with storage.in_a_place_of("--figures"):
+            paths = figures.save_all({name: lambda: draw(measured, name)}, user_path(parsed.figures))
     elif parsed.open:
         paths = sorted((path.parent / results.FIGURES).glob("*.png"))
         require(

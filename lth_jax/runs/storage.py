@@ -4,13 +4,15 @@ The lists of digests are what ``sha256sum`` writes and ``sha256sum -c`` checks: 
 file's name per line, names relative to the list's own folder.
 """
 
+import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lth_jax.errors import StorageError, storage_error
+from lth_jax.errors import KEPT, InputError, StorageError, storage_error
 
 
 def of_file(path: Path) -> str:
@@ -61,6 +63,27 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             aside.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # netCDF4 raises the latter
         raise error if isinstance(error, StorageError) else storage_error(path, error) from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM)
+"""What another try may get over; all else is wrong with the place."""
+
+
+@contextlib.contextmanager
+def in_a_place_of(flag: str) -> Iterator[None]:
+    """What is written in the block goes where a flag has said.
+
+    Raises:
+      InputError: nothing can be written there: it is read-only, somebody else's, below a file …
+      StorageError: there is no room.
+    """
+    try:
+        yield
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in FULL:
+            raise InputError(f"{flag}: {str(error).removesuffix(KEPT)}") from None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
