@@ -69,6 +69,12 @@ CAPTIONS = {
         "criteria_untrained": "Untrained accuracy against weights kept: a panel a treatment, a line a rule.",
         "learned_masks": "Accuracy of learned masks while they are learned; crosses: mean of drawn masks.",
     },
+    "stability": {
+        "barrier": "Error barrier between copies trained in other orders (left; below the dotted line a "
+        "network is stable), and test accuracy (right), against weights kept: mean and range.",
+        "lines": "Test error along the straight line between two copies, a panel a network, a colour a size.",
+        "rewinding": "Error barrier of tickets against weights kept, a colour a step rewound to.",
+    },
     "benchmark": {
         "growth": "GFLOP/s of LeNet-300-100 against runs, width and batch size, beside the machine's peak.",
         "cost": "What a network-step of LeNet-300-100 costs against the weights kept, beside PyTorch's best, "
