@@ -98,7 +98,7 @@ _request: Request | None = None
 def defer_signals() -> Iterator[Request]:
     """The first signal is noted, for :func:`block` and :func:`stop_if_requested`; the second raises.
 
-    Inside another such block, its request is shared.
+    Inside another such block, its request is shared. One that nobody has asked for raises at the end.
     """
     global _request
     if _request is not None:
@@ -116,6 +116,7 @@ def defer_signals() -> Iterator[Request]:
     try:
         with _handling(note):
             yield request
+        stop_if_requested()  # it may have come after the block has asked for the last time
     finally:
         _request = None
 
