@@ -128,3 +128,4 @@ def test_training_to_the_step_to_rewind_to_hears_a_signal():
         request.number, request.deadline = signal.SIGTERM, time.monotonic() + signals.GRACE
         with pytest.raises(signals.Stopped):
             search.start_runs(found, (1, 2), digits)
+        request.number = None  # it has been heard
