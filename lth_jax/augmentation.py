@@ -32,7 +32,7 @@ MOST = 1000
 
 
 class Fixed(NamedTuple):
-    """A step without chance, ``image -> image``: the one kind that evaluation has too."""
+    """A step that draws nothing, ``image -> image``: the one kind that evaluation has too."""
 
     change: Callable[[Any], Any]
 

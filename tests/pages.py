@@ -1,5 +1,7 @@
 """Made-up verdicts and runs, and a page whose every text is hostile."""
 
+from html.parser import HTMLParser
+
 from experiments.report import gather, page
 from lth_jax.analysis.stats import Claim, Verdict
 
@@ -31,3 +33,27 @@ def make_hostile_page():
         diverged=(HOSTILE,),
     )
     return page.text([run, run._replace(problem=HOSTILE)])
+
+
+class Seen(HTMLParser):
+    """Every start tag with its attributes, and the text outside of script and style."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self._inside = [], "", None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]

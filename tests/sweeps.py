@@ -1,8 +1,12 @@
 """Small sweeps of the command: sixty digits, somebody's module, and what command lines leave beside them."""
 
+import flax.linen as nn
+import numpy as np
+import optax
 import pytest
 from idx import write_idx
 
+import lth_jax
 from lth_jax import commands
 
 TINY = ["--dataset", "mnist", "--data-dir", "DIGITS", "--epochs", "1", "--batch-size", "20"]
@@ -53,3 +57,10 @@ def make_place(folder, *lines):
         for line in lines:
             commands.main(line)
     return folder
+
+
+def search_in(folder):
+    """The least search of the library, saved in a folder."""
+    data = (np.zeros((8, 3), np.float32), np.zeros(8, np.int32))
+    options = {"seeds": (1,), "levels": 1, "epochs": 1, "batch_size": 4, "folder": folder}
+    return lth_jax.find_tickets(nn.Dense(2), optax.sgd(0.1), data, data, **options)

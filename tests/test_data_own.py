@@ -1,222 +1,24 @@
-"""Torchvision's layouts, archives and pictures of one's own, each written by its format's own writer."""
+"""Archives, arrays and pictures of one's own, each written by its format's own writer."""
 
-import collections
-import io
-import pickle
-import struct
 import zipfile
 
 import numpy as np
 import pytest
+from archive_files import write_cifar10, write_svhn
 from array_record.python.array_record_module import ArrayRecordWriter
 from conftest import one_line
-from idx import gzipped, idx_bytes, write_idx
+from idx import idx_bytes, write_idx
 from PIL import Image
-from scipy.io import savemat
 from test_readers import early, mutated, said_by
 from test_tfds import write_prepared
 
 from lth_jax import data, training
 from lth_jax.commands import settings, sweep
-from lth_jax.data import DataError, archives, formats, known
+from lth_jax.data import DataError, formats, known
 from lth_jax.data import datasets as loading
 
 pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
 RNG = np.random.default_rng(11)
-
-
-def colours(count, classes=10):
-    """Pictures uint8 [n, 32, 32, 3] and labels."""
-    return RNG.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8), np.arange(count) % classes
-
-
-def planes(images):
-    """As CIFAR has them: a row a picture, one plane a colour."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
-
-
-def python2(entries):
-    """A dictionary as Python 2 pickled it: byte strings, and NumPy by its old name."""
-    out = io.BytesIO()
-
-    def text(content):
-        short = len(content) < 256
-        out.write(b"U" + bytes([len(content)]) if short else b"T" + struct.pack("<I", len(content)))
-        out.write(content)
-
-    out.write(b"\x80\x02}(")
-    for key, value in entries.items():
-        text(key)
-        if isinstance(value, np.ndarray):
-            out.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01J")
-            rows, columns = (struct.pack("<i", size) for size in value.shape)
-            out.write(rows + b"J" + columns + b"\x86cnumpy\ndtype\n")
-            out.write(b"U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89")
-            text(value.tobytes())
-            out.write(b"tb")
-        elif isinstance(value, bytes):
-            text(value)
-        else:
-            out.write(b"](" + b"".join(b"K" + bytes([each]) for each in value) + b"e")
-    out.write(b"u.")
-    return out.getvalue()
-
-
-WRITERS = {
-    "Python 2": python2,
-    **{f"protocol {n}": (lambda entries, n=n: pickle.dumps(entries, n)) for n in (2, 3, 4)},
-}
-
-
-def batch(images, labels, name=b"labels"):
-    """What one of CIFAR's pickles holds."""
-    return {b"batch_label": b"batch", name: [int(each) for each in labels], b"data": planes(images)}
-
-
-def write_cifar10(folder, write=WRITERS["protocol 2"]):
-    folder.mkdir(parents=True, exist_ok=True)
-    images, labels = colours(12)
-    for number, name in enumerate(archives.PYTHON_BATCHES):
-        part = slice(2 * number, 2 * number + 2)
-        (folder / name).write_bytes(write(batch(images[part], labels[part])))
-    return images, labels
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("place", ["", "cifar-10-batches-py", "cifar10/cifar-10-batches-py"])
-def test_torchvisions_cifar10(tmp_path, writer, place):
-    images, labels = write_cifar10(tmp_path / place, WRITERS[writer])
-    found = data.load("cifar10", tmp_path)
-    np.testing.assert_array_equal(found.train_images, images[:10])
-    np.testing.assert_array_equal(found.test_images, images[10:])
-    np.testing.assert_array_equal([*found.train_labels, *found.test_labels], labels)
-    assert (found.source, found.title, found.classes) == ("Python batches", "CIFAR-10 (10 + 2 examples)", 10)
-
-
-@pytest.mark.parametrize("kind", ["Python files", "binary files"])
-def test_cifar100_in_both_its_layouts(tmp_path, kind):
-    images, labels = colours(30, 100)
-    labels[0] = 99
-    folder = tmp_path / {"Python files": "cifar-100-python", "binary files": "cifar-100-binary"}[kind]
-    folder.mkdir()
-    for name, part in (("train", slice(20)), ("test", slice(20, None))):
-        if kind == "Python files":
-            entries = batch(images[part], labels[part], b"fine_labels") | {b"coarse_labels": [3] * 20}
-            (folder / name).write_bytes(pickle.dumps(entries, 2))
-        else:
-            two = np.stack([np.full(30, 3), labels], 1)[part].astype(np.uint8)
-            (folder / f"{name}.bin").write_bytes(np.concatenate([two, planes(images[part])], 1).tobytes())
-    found = data.load("cifar100", tmp_path)
-    np.testing.assert_array_equal(found.train_images, images[:20])
-    np.testing.assert_array_equal([*found.train_labels, *found.test_labels], labels)
-    assert (found.source, found.title, found.classes) == (kind, "CIFAR-100 (20 + 10 examples)", 100)
-
-
-class Harmful:
-    """A pickle that would write a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_a_pickles_code_is_not_run(tmp_path):
-    write_cifar10(tmp_path)
-    for name, entry in (("data", Harmful(tmp_path / "harm")), ("labels", [Harmful(tmp_path / "harm")])):
-        entries = batch(*colours(2)) | {name.encode(): entry}
-        (tmp_path / "data_batch_3").write_bytes(pickle.dumps(entries, 2))
-        with pytest.raises(
-            DataError, match=r"data_batch_3: .* asks for \w+\.open, which no batch needs"
-        ) as error:
-            data.load("cifar10", tmp_path)
-        one_line(error)
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize(
-    ("opcode", "told"),
-    [(b"r\xff\xff\xff\xff", "LONG_BINPUT"), (b"p4000000000\n", "PUT"), (b"\x96" + b"\xff" * 7 + b"\x00", "")],
-)
-def test_a_pickle_that_asks_for_a_huge_memo_is_refused(tmp_path, opcode, told):
-    """A reader would fill 64 GiB with nothing."""
-    write_cifar10(tmp_path)
-    (tmp_path / "test_batch").write_bytes(b"\x80\x05}" + opcode + b".")
-    with pytest.raises(DataError, match=f"test_batch: .*{told}"):
-        data.load("cifar10", tmp_path)
-
-
-IMAGES, LABELS = colours(2)
-WRONG = {
-    "KeyError": {b"labels": [1, 2]},
-    "data is no array": {b"labels": [1, 2], b"data": [1, 2]},
-    "no array of uint8": batch(IMAGES, LABELS) | {b"data": planes(IMAGES).astype(np.float32)},
-    "data is (2, 100), labels are 2": batch(IMAGES, LABELS) | {b"data": planes(IMAGES)[:, :100].copy()},
-    "data is (2, 3072), labels are 3": batch(IMAGES, [1, 2, 3]),
-    "labels is no list of whole numbers": batch(IMAGES, LABELS) | {b"labels": ["one", "two"]},
-    "expected labels 0 … 9, found 10; they start at 1": batch(IMAGES, [1, 10]),
-    "expected labels 0 … 9, found -1": batch(IMAGES, [-1, 3]),
-    "asks for collections.OrderedDict": batch(IMAGES, LABELS) | {b"x": collections.OrderedDict()},
-}
-
-
-@pytest.mark.parametrize("told", WRONG)
-def test_a_malformed_pickle_is_named(tmp_path, told):
-    write_cifar10(tmp_path)
-    (tmp_path / "test_batch").write_bytes(pickle.dumps(WRONG[told], 2))
-    with pytest.raises(DataError) as error:
-        data.load("cifar10", tmp_path)
-    assert told in one_line(error)
-    assert "test_batch" in str(error.value)
-
-
-def write_svhn(folder, labels=None):
-    images, numbers = colours(20)
-    numbers = np.where(numbers == 0, 10, numbers) if labels is None else labels
-    for name, part in zip(archives.SVHN_FILES, (slice(12), slice(12, None)), strict=True):
-        entries = {"X": images[part].transpose(1, 2, 3, 0), "y": numbers[part, None].astype(np.uint8)}
-        savemat(folder / name, entries, do_compression=True)
-    return images
-
-
-def test_svhns_ten_is_the_digit_zero(tmp_path):
-    images = write_svhn(tmp_path)
-    found = data.load("svhn", tmp_path)
-    np.testing.assert_array_equal(found.train_images, images[:12])
-    assert [*found.train_labels, *found.test_labels] == [*range(10)] * 2
-    assert (found.source, found.title) == ("MATLAB files", "SVHN (12 + 8 examples)")
-    write_svhn(tmp_path, np.arange(20) % 10)
-    with pytest.raises(DataError, match=r"train_32x32.mat: expected labels 1 … 10"):
-        data.load("svhn", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
-def test_torchvisions_idx_folders(tmp_path, name):
-    write_idx(tmp_path / name / "raw")
-    own = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}[name]
-    assert data.load(own, tmp_path).train_images.shape == (60, 28, 28, 1)
-
-
-@pytest.mark.parametrize(
-    ("part", "first", "classes"), [("balanced", 0, 47), ("letters", 1, 26), ("digits", 0, 10)]
-)
-def test_emnists_parts(tmp_path, part, first, classes):
-    folder = tmp_path / "EMNIST" / "raw"
-    folder.mkdir(parents=True)
-    labels = np.arange(classes) + first
-    for split, count in (("train", classes), ("test", 5)):
-        pictures = RNG.integers(0, 256, (count, 28, 28)).astype(np.uint8)
-        stem = f"emnist-{part}-{split}"
-        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzipped(idx_bytes(pictures)))
-        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[:count].astype(np.uint8)))
-    found = data.load(f"emnist/{part}", tmp_path)
-    assert found.train_labels.tolist() == list(range(classes))
-    assert (found.name, found.classes) == (f"emnist/{part}", classes)
-    assert found.title == f"EMNIST {part} ({classes} + 5 examples)"
-    (folder / f"emnist-{part}-train-labels-idx1-ubyte").write_bytes(idx_bytes((labels + 1).astype(np.uint8)))
-    with pytest.raises(DataError, match=f"expected labels 0 … {classes - 1}, found {classes}"):
-        data.load(f"emnist/{part}", tmp_path)
 
 
 def arrays(count=(6, 4), shape=(5, 4, 3), classes=3):

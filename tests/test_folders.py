@@ -6,14 +6,11 @@ import json
 import os
 import shutil
 
-import flax.linen as nn
 import numpy as np
-import optax
 import pytest
 import xarray as xr
-from sweeps import TRUNK, make_place
+from sweeps import TRUNK, make_place, search_in
 
-import lth_jax
 from lth_jax import commands
 from lth_jax.errors import InputError
 from lth_jax.runs import checkpoints, folders, memory, results
@@ -92,26 +89,11 @@ def test_a_run_is_not_continued_with_another_version_of_a_library(refused, call,
 
 
 def test_a_search_is_not_continued_with_another_version_either(tmp_path, monkeypatch):
-    data = (np.zeros((8, 3), np.float32), np.zeros(8, np.int32))
-
-    def search():
-        return lth_jax.find_tickets(
-            nn.Dense(2),
-            optax.sgd(0.1),
-            data,
-            data,
-            seeds=(1,),
-            levels=1,
-            epochs=1,
-            batch_size=4,
-            folder=tmp_path,
-        )
-
-    search()
-    search()
+    search_in(tmp_path)
+    search_in(tmp_path)
     monkeypatch.setattr(results, "version", lambda name: "0.0.1" if name == "jax" else "1")
     with pytest.raises(InputError, match="begun with other versions"):
-        search()
+        search_in(tmp_path)
 
 
 def test_another_block_is_refused_and_none_takes_the_runs_own(place, call, copied, capsys):

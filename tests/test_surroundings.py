@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sweeps import TINY, TRUNK, make_place
+from sweeps import TINY, TRUNK, make_place, search_in
 
 import lth_jax
 from lth_jax import commands
@@ -98,21 +98,7 @@ def test_a_tilde_is_the_home_wherever_a_path_is_named(place, tmp_path, monkeypat
     assert set(lth_jax.load_ticket("~/t.safetensors").params) == {"hidden_0", "output"}
     assert not (place / "~").exists()
     assert Execution(out="~/a", data_dir="~/b").out == str(tmp_path / "a")
-    data = (np.zeros((8, 3), np.float32), np.zeros(8, np.int32))
-    import flax.linen as nn
-    import optax
-
-    lth_jax.find_tickets(
-        nn.Dense(2),
-        optax.sgd(0.1),
-        data,
-        data,
-        seeds=(1,),
-        levels=1,
-        epochs=1,
-        batch_size=4,
-        folder="~/found",
-    )
+    search_in("~/found")
     assert (tmp_path / "found" / "checkpoints").is_dir()
 
 

@@ -1,7 +1,7 @@
 """What E4 measures: early-stop iteration, accuracy there and at the end, per family of networks.
 
 An *arm* is one of a trial's networks at every level (``iterative``, ``reinit:0`` …), a *family* the arms that
-differ by chance only (``reinit``).
+differ by their draw only (``reinit``).
 """
 
 from typing import NamedTuple

@@ -37,7 +37,7 @@ CAPTIONS = {
         "success": "Networks that learn XOR against their number of hidden units, under three readings of "
         "success; hollow markers are the published shares.",
         "boundaries": "Where single networks answer 1 (red) and 0 (blue), their decision boundary (black) "
-        "and their units' edges (dashed): before pruning, after it, and with as few units from the start.",
+        "and where units switch (dashed): before pruning, after it, and with as few units from the start.",
     },
     "ticket_distribution": {
         "figure2_curves": CURVES,

@@ -28,8 +28,8 @@ READING = (
     "says so), 90 % by Student's t for claims of equality. A claim is supported where the whole interval "
     "lies where the claim needs it, contradicted where all of it lies outside, and p, corrected after Holm "
     "over the claims judged together, is under 0.05; otherwise it is inconclusive, which says nothing "
-    "against it. Judged together is what one section or figure of one source says. Power is the chance to "
-    "find a claim supported at this n if the difference is the published one, or the least that counts; n "
+    "against it. Judged together is what one section or figure of one source says. Power is the probability "
+    "to find a claim supported at this n if the difference is the published one, or the least that counts; n "
     "for 90 % is of the claim alone, in parentheses corrected for its family."
 )
 HERE = Path(__file__).parent

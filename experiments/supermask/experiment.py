@@ -192,4 +192,4 @@ def learned_stage(setting: grid.Setting, splits: tuple[Split, Split], job: Job) 
         setting.shapes, 2 * len(learned.WEIGHTS) * len(seeds), config.learned_steps, config.batch_size,
         evaluated,
     )  # fmt: skip
-    return found._replace(cost=3 * found.cost)  # chance costs more than the network does
+    return found._replace(cost=3 * found.cost)  # drawing the masks costs more than the network does

@@ -199,7 +199,7 @@ def _weights(measured: xr.Dataset) -> list[str]:
         "many, only threshold / displacement² is determined, the steepness of an exponential "
         "keep-probability. The last four columns are Kolmogorov–Smirnov distances of D_n (of θ0) from the "
         "initial density, from the model without drift (a keep-probability of |w| alone) and with it, both "
-        "fitted to the other trials, and from another trial's D_n, which is what chance alone gives.",
+        "fitted to the other trials, and from another trial's D_n, which is what the draw alone gives.",
         "",
     ]
 

@@ -127,7 +127,7 @@ def fit(params: Params, mask: Mask, config: Config) -> Params:
     )
     adam, every = optax.adam(config.learning_rate), len(POINTS)
     recipe = Recipe(network, adam, every, config.steps, order=in_sequence, task=TASK)
-    data, key = jax.tree.map(jnp.asarray, DATA), jax.random.key(0)  # nothing in it is chance
+    data, key = jax.tree.map(jnp.asarray, DATA), jax.random.key(0)  # nothing in it is random
     return train_network(key, init_state(recipe, params, {}, mask), mask, data, recipe)[0].params
 
 

@@ -55,7 +55,7 @@ def draw_boundaries(measured: xr.Dataset) -> Any:
 
 
 def draw_boundary(ax: Any, one: xr.Dataset) -> None:
-    """Where one network says 1 (red) and 0 (blue), its boundary (black) and its units' edges (dashed)."""
+    """Where one network says 1 (red) and 0 (blue), its boundary (black), where its units switch (dashed)."""
     line = np.linspace(-REACH, 1 + REACH, RESOLUTION)
     x, y = np.meshgrid(line, line)
     before = np.stack([x, y], -1) @ one["hidden_kernel"].values + one["hidden_bias"].values

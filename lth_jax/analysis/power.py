@@ -40,11 +40,11 @@ def power(
     n: int,
     alpha: float = 0.05,
 ) -> float:
-    """The chance that a claim is found supported when a - b is `effect`; NaN for fewer than two runs.
+    """The probability that a claim is found supported when a - b is `effect`; NaN for fewer than two runs.
 
     greater, at_least: the two-sided t test rejects on the right side, from the noncentral t
     distribution. equal: both one-sided tests reject (Phillips 1990), integrated over the standard
-    error's distribution. one_of: the chance to notice that a published run lies `margin` off.
+    error's distribution. one_of: the probability to notice that a published run lies `margin` off.
     """
     if n < 2 or not np.isfinite([effect, spread.std]).all() or spread.std <= 0:
         return np.nan
@@ -62,18 +62,18 @@ def power(
     return float(_upper_tail(bar, freedom, shift))
 
 
-def needed(chance: Callable[[int], float], wanted: float = 0.9) -> float:
-    """The least n with `chance(n) >= wanted`, chance rising with n; inf if 100,000 do not do, NaN of NaN."""
-    if np.isnan(chance(2)):
+def needed(power_at: Callable[[int], float], wanted: float = 0.9) -> float:
+    """The least n with `power_at(n) >= wanted`, power rising with n; inf if 100,000 do not do, NaN of NaN."""
+    if np.isnan(power_at(2)):
         return np.nan
     low, high = 1, 2
-    while chance(high) < wanted:
+    while power_at(high) < wanted:
         low, high = high, 2 * high
         if high > MOST:
             return np.inf
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if chance(middle) >= wanted else (middle, high)
+        low, high = (low, middle) if power_at(middle) >= wanted else (middle, high)
     return float(high)
 
 

@@ -386,13 +386,13 @@ def _with_power(verdict: Verdict, spread: powers.Spread | None, alpha: float, fa
     if spread is None or np.isnan(effect) or verdict.low == verdict.high:
         return verdict
 
-    def chance(n: int, alpha: float) -> float:
+    def power_at(n: int, alpha: float) -> float:
         return powers.power(claim.kind, effect, claim.margin, spread, n, alpha)
 
-    alone, together = (powers.needed(lambda n, a=a: chance(n, a)) for a in (alpha, alpha / family))
-    at_n = chance(verdict.n, alpha)
+    alone, together = (powers.needed(lambda n, a=a: power_at(n, a)) for a in (alpha, alpha / family))
+    at_n = power_at(verdict.n, alpha)
     if claim.kind == "one_of" and verdict.verdict == "supported":
         verdict = _noted(
-            verdict, f"consistent; a distance of {claim.margin:g} would show with a chance of {at_n:.0%}"
+            verdict, f"consistent; a distance of {claim.margin:g} would show with a probability of {at_n:.0%}"
         )
     return verdict._replace(power=at_n, needed=alone, needed_in_family=together)

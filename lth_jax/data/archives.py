@@ -26,11 +26,11 @@ from lth_jax.data.formats import (
     check_missing,
     naming,
     read_idx_folder,
+    reading,
 )
 from lth_jax.data.known import Known
 
 CIFAR_BATCHES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-CIFAR_RECORD = 1 + 3 * 32 * 32
 PYTHON_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 PIXELS = 3 * 32 * 32
 FARTHEST = 1_000_000
@@ -110,6 +110,12 @@ def _array(stored: Any) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
+def check_size(path: Path) -> None:
+    """Refuse a file that is larger than any of these data sets' files."""
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path}: over {MAX_BYTES:,} bytes")
+
+
 def read_pickle(path: Path, label: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 32, 32, 3] and labels [n] of one of CIFAR's Python files; nothing in it is run.
 
@@ -121,11 +127,9 @@ def read_pickle(path: Path, label: str, classes: int) -> tuple[np.ndarray, np.nd
     Raises:
       DataError: it is no such file, asks for anything but an array, or is damaged.
     """
-    with naming(path):
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: over {MAX_BYTES:,} bytes")
+    with reading(path, "expected one of CIFAR's Python files"):
+        check_size(path)
         content = path.read_bytes()
-    try:
         check_opcodes(content)
         found = Restricted(io.BytesIO(content), encoding="bytes").load()
         entries = {k.decode() if isinstance(k, bytes) else k: v for k, v in found.items()}
@@ -135,9 +139,6 @@ def read_pickle(path: Path, label: str, classes: int) -> tuple[np.ndarray, np.nd
         if table.ndim != 2 or table.shape[1] != PIXELS or len(table) != len(labels) or not labels:
             raise ValueError(f"data is {table.shape}, {label} are {len(labels)}")
         numbers = np.asarray(labels, np.int64)
-    except Exception as error:  # whatever a damaged pickle raises
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DataError(f"{path}: expected one of CIFAR's Python files: {ascii(problem)[1:-1]}") from None
     check_labels(path, numbers, classes)
     return pictures(table), numbers
 
@@ -163,9 +164,7 @@ def read_cifar10_pickles(folder: Path, classes: int = 10) -> Arrays | None:
     """
     if not _present(folder, PYTHON_BATCHES):
         return None
-    parts = [read_pickle(folder / name, "labels", classes) for name in PYTHON_BATCHES]
-    images, labels = (np.concatenate(column) for column in zip(*parts[:-1], strict=True))
-    return Arrays(images, labels, *parts[-1])
+    return _joined([read_pickle(folder / name, "labels", classes) for name in PYTHON_BATCHES])
 
 
 def read_cifar100_pickles(folder: Path, classes: int = 100) -> Arrays | None:
@@ -188,19 +187,8 @@ def read_cifar100_binary(folder: Path, classes: int = 100) -> Arrays | None:
     """
     if not _present(folder, ("train.bin", "test.bin")):
         return None
-    halves, record = [], 2 + PIXELS
-    for path in (folder / "train.bin", folder / "test.bin"):
-        with naming(path):
-            size = path.stat().st_size
-            if size == 0 or size % record or size > MAX_BYTES:
-                raise DataError(f"{path}: expected records of {record} bytes, found {size:,} bytes")
-            table = np.fromfile(path, np.uint8)
-        if table.size != size:
-            raise DataError(f"{path}: changed while it was read")
-        table = table.reshape(-1, record)
-        check_labels(path, table[:, 1], classes)
-        halves += [pictures(table[:, 2:]), table[:, 1]]
-    return Arrays(*halves)
+    train, test = (_read_records(folder / name, 2, classes) for name in ("train.bin", "test.bin"))
+    return Arrays(*train, *test)
 
 
 def read_svhn(folder: Path, classes: int = 10) -> Arrays | None:
@@ -215,15 +203,10 @@ def read_svhn(folder: Path, classes: int = 10) -> Arrays | None:
 
     halves = []
     for path in (folder / name for name in SVHN_FILES):
-        with naming(path):
-            if path.stat().st_size > MAX_BYTES:
-                raise DataError(f"{path}: over {MAX_BYTES:,} bytes")
-        try:
+        with reading(path):
+            check_size(path)
             found = loadmat(path, variable_names=("X", "y"))
             images, labels = np.asarray(found["X"]), np.asarray(found["y"]).ravel()
-        except Exception as error:  # whatever a damaged file raises
-            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise DataError(f"{path}: cannot be read: {ascii(problem)[1:-1]}") from None
         whole = images.dtype == np.uint8 and images.shape[:3] == (32, 32, 3) and images.ndim == 4
         if not whole or images.shape[3] != len(labels) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(f"{path}: expected X uint8 [32, 32, 3, n] and y [n], found {images.shape}")
@@ -239,30 +222,30 @@ def read_cifar_folder(folder: Path, classes: int) -> Arrays | None:
     Raises:
       DataError: some are missing or damaged.
     """
-    present = [name for name in CIFAR_BATCHES if (folder / name).is_file()]
-    if not present:
+    if not _present(folder, CIFAR_BATCHES):
         return None
-    check_missing(folder, CIFAR_BATCHES, present)
-    records = [_read_cifar_batch(folder / name, classes) for name in CIFAR_BATCHES]
-    halves = []
-    for table in (np.concatenate(records[:-1]), records[-1]):
-        images = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        halves += [np.ascontiguousarray(images), table[:, 0]]
-    return Arrays(*halves)
+    return _joined([_read_records(folder / name, 1, classes) for name in CIFAR_BATCHES])
 
 
-def _read_cifar_batch(path: Path, classes: int) -> np.ndarray:
-    """Records uint8 [n, 3073] of one binary batch."""
+def _joined(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> Arrays:
+    """Batches of training examples as one; the last batch is the test examples'."""
+    images, labels = (np.concatenate(column) for column in zip(*batches[:-1], strict=True))
+    return Arrays(images, labels, *batches[-1])
+
+
+def _read_records(path: Path, labels: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, 32, 32, 3] and labels [n] of a binary file: the last of so many label bytes counts."""
+    record = labels + PIXELS
     with naming(path):
         size = path.stat().st_size
-        if size == 0 or size % CIFAR_RECORD or size > MAX_BYTES:
-            raise DataError(f"{path}: expected records of {CIFAR_RECORD} bytes, found {size:,} bytes")
+        if size == 0 or size % record or size > MAX_BYTES:
+            raise DataError(f"{path}: expected records of {record} bytes, found {size:,} bytes")
         table = np.fromfile(path, np.uint8)
     if table.size != size:
         raise DataError(f"{path}: changed while it was read")
-    table = table.reshape(-1, CIFAR_RECORD)
-    check_labels(path, table[:, 0], classes)
-    return table
+    table = table.reshape(-1, record)
+    check_labels(path, table[:, labels - 1], classes)
+    return pictures(table[:, labels:]), table[:, labels - 1]
 
 
 def went_through_jpeg75(images: np.ndarray) -> bool:

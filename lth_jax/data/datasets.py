@@ -332,7 +332,7 @@ def _load_prepared(name: str, folder: Path, fresh: bool = False) -> Dataset:
     arrays = formats.cached(label, files, _cache_folder(), lambda: formats.read_prepared(folder), fresh)
     source = f"TFDS {_tfds_name(name)}/{folder.name}"
     if name not in _KNOWN:
-        return from_arrays(label, *own.fitted(arrays), title=_tfds_name(name), source=source)
+        return from_arrays(label, *own.fitted(label, arrays), title=_tfds_name(name), source=source)
     if first := _KNOWN[name].first:
         arrays = arrays._replace(
             train_labels=arrays.train_labels - first, test_labels=arrays.test_labels - first

@@ -140,6 +140,20 @@ def naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+@contextmanager
+def reading(path: Path, expected: str = "") -> Iterator[None]:
+    """Turns whatever a damaged file makes its reader raise into an error that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        problem = ascii(" ".join(f"{type(error).__name__}: {error}".split())[:200])[1:-1]
+        raise DataError(f"{path}: {expected or 'cannot be read'}: {problem}") from None
+
+
 def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
     """The uint8 array of an IDX file, gzipped or not (its first bytes tell, not its name).
 

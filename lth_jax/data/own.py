@@ -6,13 +6,12 @@ Every file is checked before memory is asked for; what does not fit is a :class:
 import io
 import math
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lth_jax.data.formats import MAX_BYTES, Arrays, DataError
+from lth_jax.data.formats import MAX_BYTES, Arrays, DataError, reading
 
 NAMES = {
     "train_images": ("train_images", "x_train"),
@@ -29,8 +28,12 @@ MODES = {"L": 1, "RGB": 3}
 """Pillow's modes that are read, and their channels."""
 
 
-def fitted(arrays: Arrays) -> Arrays:
+def fitted(place: Path | str, arrays: Arrays) -> Arrays:
     """Images with an axis of channels, labels without one.
+
+    Args:
+      place: where they come from.
+      arrays: as they lie there.
 
     Raises:
       DataError: the labels of both parts start at 1.
@@ -44,7 +47,9 @@ def fitted(arrays: Arrays) -> Arrays:
     if all(each.size and np.issubdtype(each.dtype, np.integer) for each in labels):
         least, most = min(int(each.min()) for each in labels), max(int(each.max()) for each in labels)
         if least == 1:
-            raise DataError(f"labels are 1 … {most}: they start at 1; store labels - 1, which start at 0")
+            raise DataError(
+                f"{place}: labels are 1 … {most}: they start at 1; store labels - 1, which start at 0"
+            )
     return Arrays(**parts)
 
 
@@ -61,7 +66,7 @@ def read_array(file: io.BufferedIOBase, size: int) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the format is unknown")
-    header: Callable = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    header: Any = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, fortran, dtype = header(file)
     if dtype.hasobject or dtype.kind not in "uif":
         raise ValueError(f"holds {dtype}, expected numbers")
@@ -78,62 +83,33 @@ def read_npz(path: Path) -> Arrays:
     """The four arrays of an ``.npz``, named as in :data:`NAMES`.
 
     Raises:
-      DataError: an array is missing or damaged.
+      DataError: an array is missing or damaged, or labels start at 1.
     """
-    where = path
-
-    def read() -> Arrays:
-        nonlocal where
-        parts = {}
-        with zipfile.ZipFile(path) as archive:
-            inside = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            for part, spellings in NAMES.items():
-                name = next((each for each in spellings if each in inside), None)
-                if name is None:
-                    found = ", ".join(sorted(inside))[:200] or "nothing"
-                    raise DataError(f"{path}: holds {found}, expected {', '.join(NAMES)}")
-                where = path / name
-                if inside[name].file_size > MAX_BYTES:
-                    raise DataError(f"{where}: over {MAX_BYTES:,} bytes")
-                with archive.open(inside[name]) as file:
-                    parts[part] = read_array(file, inside[name].file_size)  # type: ignore[arg-type]
-        return Arrays(**parts)
-
-    return _named(read, lambda: where)
+    parts = {}
+    with reading(path), zipfile.ZipFile(path) as archive:
+        inside = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        for part, spellings in NAMES.items():
+            name = next((each for each in spellings if each in inside), None)
+            if name is None:
+                found = ", ".join(sorted(inside))[:200] or "nothing"
+                raise DataError(f"{path}: holds {found}, expected {', '.join(NAMES)}")
+            with reading(path / name), archive.open(inside[name]) as file:
+                parts[part] = read_array(file, inside[name].file_size)  # type: ignore[arg-type]
+    return fitted(path, Arrays(**parts))
 
 
 def read_npy_folder(folder: Path) -> Arrays:
     """The two pairs of ``.npy`` files of a folder: images and labels to train on, and to test on.
 
     Raises:
-      DataError: a file is missing or damaged.
+      DataError: a file is missing or damaged, or labels start at 1.
     """
-    where = folder
-
-    def read() -> Arrays:
-        nonlocal where
-        parts = {}
-        for part in NAMES:
-            where = folder / f"{part}.npy"
-            with where.open("rb") as file:
-                parts[part] = read_array(file, where.stat().st_size)
-        return Arrays(**parts)
-
-    return _named(read, lambda: where)
-
-
-def _named(read: Callable[[], Arrays], where: Callable[[], Path]) -> Arrays:
-    """What is read, its shapes as they have to be; what goes wrong as an error that names the file."""
-    try:
-        return fitted(read())
-    except DataError as error:
-        text = str(error)
-        raise DataError(text if str(where().parent) in text else f"{where().parent}: {text}") from None
-    except OSError as error:
-        raise DataError(f"{where()}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # whatever a damaged file raises
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DataError(f"{where()}: cannot be read: {ascii(problem)[1:-1]}") from None
+    parts = {}
+    for part in NAMES:
+        path = folder / f"{part}.npy"
+        with reading(path), path.open("rb") as file:
+            parts[part] = read_array(file, path.stat().st_size)
+    return fitted(folder, Arrays(**parts))
 
 
 def picture_files(folder: Path) -> dict[str, dict[str, list[Path]]]:

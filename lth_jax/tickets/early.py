@@ -10,7 +10,7 @@ GraSP's outputs are divided by 200, and its gradient is that of the ranked leave
 of every leaf, biases too, and ones for inputs, the model's other variables as they are. ``taylor`` ranks as
 ``snip`` does.
 
-Magnitude and chance at initialization are ``large_init`` and ``random`` of :mod:`scores`.
+Magnitude and random scores at initialization are ``large_init`` and ``random`` of :mod:`scores`.
 """
 
 import jax
