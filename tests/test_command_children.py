@@ -29,6 +29,15 @@ def test_each_step_has_its_sweep_and_all_are_side_by_side(place):
     assert "Test error barrier (%)" in report
 
 
+def test_curves_that_begin_at_different_steps_stand_side_by_side(place, call):
+    flags = ["--rewind", "0,2", "--eval-every", "1", "--levels", "2"]
+    call("sweep", *TRUNK, *flags, "--out", "curves")
+    found = xr.load_dataset(place / "curves" / "results.nc")["test_loss_curve"].sel(level=1)
+    assert found["iteration"].values.tolist() == [1, 2, 3]
+    assert bool(found.sel(rewind="0").notnull().all())
+    assert found.sel(rewind="2").notnull().all("seed").values.tolist() == [False, False, True]
+
+
 def test_finished_sweeps_are_not_made_again(place, call):
     before = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("results.nc")}
     printed = call("sweep", *FLAGS, "--out", "run")

@@ -27,10 +27,10 @@ def text(runs: Sequence[Run], links: str = "") -> str:
         "*holds if* is what the interval has to show. A claim that is neither supported nor contradicted is "
         "inconclusive; so is one that would be one of them if it were judged alone. A family, corrected "
         "together, is what one section or figure of one source says. *Power* is the probability to find the "
-        "claim supported at this n if the difference is the published one, or where none is published the least "
-        "that counts (for equality: if there is none), from the spread seen here, of several comparisons "
-        "that of the one shown; behind it the n for 90 %, alone and, in parentheses, at 0.05 over the "
-        "family's size. "
+        "claim supported at this n if the difference is the published one, or where none is published the "
+        "least that counts (for equality: if there is none), from the spread seen here, of several "
+        "comparisons that of the one shown; behind it the n for 90 %, alone and, in parentheses, at 0.05 "
+        "over the family's size. "
         "`python -m experiments report` writes a page that says more.",
         "",
         "A distinct claim counts once, whatever variants and readings judge it; the first that follows the "

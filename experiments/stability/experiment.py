@@ -181,22 +181,13 @@ def train(config: Config, job: Job, dataset: data.Dataset) -> xr.Dataset:
     if config.table_levels:
         stages += table_stages(config, job, dataset, both)
     done, seconds = run_stages(job, stages)
-    swept = [done[f"rewind {k}"].assign_coords(rewind=k) for k in config.rewinds]
-    parts = [_side_by_side(swept)]
+    parts = [results.side_by_side({k: done[f"rewind {k}"] for k in config.rewinds}, "rewind")]
     if config.table_levels:
         parts.append(done["table"])
     attrs = results.attributes(
         config, experiment="stability", preset=job.preset, **dataset.attributes, seconds=seconds
     )
     return xr.merge(parts, combine_attrs="drop", compat="no_conflicts").assign_attrs(attrs)
-
-
-def _side_by_side(swept: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The results of each k along ``rewind``; NaN where one has no such network."""
-    most = max(swept, key=lambda each: each.sizes["network"])
-    filled = dict.fromkeys(most.data_vars, np.nan) | {"diverged": False}
-    joined = xr.concat(swept, "rewind", join="outer", fill_value=filled, combine_attrs="drop")
-    return joined.sel(network=most["network"].values, parent=most["parent"].values)
 
 
 def stage_of(config: Config, job: Job, dataset: data.Dataset, both: tuple[Split, Split], k: int) -> Stage:

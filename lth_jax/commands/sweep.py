@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +95,11 @@ def sweep_each(work: Work, chosen: Config, execution: Execution, folder: Path, w
             execute(work, each[way], dataclasses.replace(execution, out=str(part)), part)
         if processes.is_first():
             found = {way: results.load(part / results.RESULTS) for way, part in parts.items()}
-            joined = side_by_side(found).assign_attrs(config=config.to_json(chosen))
+            seconds = sum(one.attrs["seconds"] for one in found.values())
+            attrs = {**found[ways[0]].attrs, "config": config.to_json(chosen), "seconds": seconds}
+            joined = results.side_by_side(found, "rewind").assign_attrs(attrs)
             results.save(joined, folder / results.RESULTS)
             conclude(joined, folder, tables.console())
-
-
-def side_by_side(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Results by the way to rewind, along a dimension ``rewind``."""
-    joined = xr.concat(found.values(), "rewind", join="exact", combine_attrs="drop")
-    seconds = sum(each.attrs["seconds"] for each in found.values())
-    attrs = {**next(iter(found.values())).attrs, "seconds": seconds}
-    return joined.assign_coords(rewind=list(found)).assign_attrs(attrs)
 
 
 def configure(parsed: argparse.Namespace) -> tuple[Config, Execution]:

@@ -207,6 +207,22 @@ def label(record: Mapping[str, Any], *axes: Axis, attrs: Mapping[str, Any] | Non
     return xr.Dataset(variables, coordinates, dict(attrs or {}))
 
 
+def side_by_side(found: Mapping[Any, xr.Dataset], dimension: str) -> xr.Dataset:
+    """Results of several runs along a dimension of their own, its labels theirs.
+
+    Where a run has no such network, iteration … as another, its values are NaN, and not diverged.
+    """
+    runs = list(found.values())
+    filled = dict.fromkeys((name for run in runs for name in run), np.nan) | {"diverged": False}
+    joined = xr.concat(runs, dimension, join="outer", fill_value=filled, combine_attrs="drop")
+    places = {  # which the join has sorted by their names
+        name: list(dict.fromkeys(label for run in runs for label in run[name].values.tolist()))
+        for name in ("network", "parent")
+        if name in joined.indexes
+    }
+    return joined.sel(places).assign_coords({dimension: list(found)})
+
+
 def by_label(
     values: Mapping[str, tuple[tuple[str, ...], Any]], coordinates: Mapping[str, Any], attrs: Mapping
 ) -> xr.Dataset:
