@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lth_jax.runs import axis
     from lth_jax.runs.sweep import run_levels
     from lth_jax.tasks import Task
-    from lth_jax.tickets import masks, pruning, rewinding, schedules, scores
+    from lth_jax.tickets import dynamic, early, masks, pruning, rewinding, schedules, scores
     from lth_jax.tickets.keeping import keep_mask
     from lth_jax.training import Recipe, TrainState, evaluate, splits, train, train_step
     from lth_jax.types import Mask, Metrics, Params, Split
@@ -45,6 +45,8 @@ __all__ = [
     "axis",
     "begin",
     "data",
+    "dynamic",
+    "early",
     "evaluate",
     "find_tickets",
     "from_flax",
@@ -119,7 +121,7 @@ _HOMES = {
 """Where the names are that are no modules."""
 _MODULES = {
     "lth_jax.runs": ("axis",),
-    "lth_jax.tickets": ("masks", "pruning", "rewinding", "schedules", "scores"),
+    "lth_jax.tickets": ("dynamic", "early", "masks", "pruning", "rewinding", "schedules", "scores"),
 }
 """Where the modules are that are not here."""
 

@@ -28,6 +28,7 @@ from lth_jax.runs.job import SPARSE, Execution, Job
 from lth_jax.search import Choices
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks, scores
+from lth_jax.tickets.dynamic import Dynamic
 from lth_jax.tickets.masks import Predicate, is_kernel
 from lth_jax.training import Observer, TrainState, examples_of
 from lth_jax.types import Collections, Mask, Params, PRNGKey, Whole
@@ -112,6 +113,7 @@ def find_tickets(
     score_batch: Whole = 0,
     prune_at: str = "trained",
     score_steps: Whole = 1,
+    dynamic: Dynamic | None = None,
     one_shot: bool = False,
     density: float | None = None,
     budget: str | None = None,
@@ -154,6 +156,8 @@ def find_tickets(
       prune_at: rank weights as ``trained``, or those that a level will ``start`` from: pruning at
         initialization, each level cut out of the dense network. With ``density``, ``levels=1`` will do.
       score_steps: prunings that lead from level to level, the score taken anew before each.
+      dynamic: how masks change while networks are trained, ``Dynamic(RULES["rigl"])``, see
+        ``tickets.dynamic``; needs ``prune_at="start"``. The masks returned are those at the end.
       one_shot: cut every level out of the dense network, which is trained once.
       density: the fraction that the last level keeps, exactly, instead of ``rate``.
       budget: how a level's weights are shared out among layers: ``uniform``, ``uniform_plus`` (the first
@@ -210,7 +214,7 @@ def find_tickets(
     choices = Choices(
         levels, epochs, batch_size, rate, dict(layers or {}), scope, one_shot, density, budget,
         rewind, rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prune_at,
-        score_steps, prunable, children, path_points, path_statistics,
+        score_steps, prunable, children, path_points, path_statistics, dynamic,
     )  # fmt: skip
     found = search.prepare(
         network, optimizer, examples_of(data), initial, choices, task, task.inputs(None, sample)

@@ -30,6 +30,7 @@ from lth_jax.training import (
     TrainState,
     at_evaluation,
     evaluation,
+    first_mask,
     train,
 )
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Scores
@@ -72,7 +73,10 @@ class Start(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one level makes of one network, measured before it is pruned."""
+    """What one level makes of one network, measured before it is pruned.
+
+    The ticket's mask is the one that its training ended with, should it have changed.
+    """
 
     ticket: Ticket
     trained: TrainState
@@ -233,7 +237,7 @@ def train_network(
     """
     order, noise = streams(start)
     params, mask, collections = start.ticket
-    params = masks.apply(mask, params)
+    params = masks.apply(first_mask(recipe, mask), params)
     fresh = not jax.tree.leaves(start.opt_state) and start.opt_state == {}
     opt_state = init_optimizer(recipe.optimizer, params, *start[:2]) if fresh else start.opt_state
     state, dense = TrainState(params, collections, opt_state), lambda state: state
@@ -248,7 +252,8 @@ def train_network(
     measured = {name: jax.tree.map(lambda curve: curve[-1], curves.observed[name]) for name in watch}
     measured |= {name: evaluation(split, recipe)(trained) for name, split in (final or {}).items()}
     held = jnp.asarray([room or 0 for room in entries or [None] * len(jax.tree.leaves(params))], jnp.int32)
-    return Outcome(start.ticket, dense(at_evaluation(trained)), curves, measured, held)
+    ticket = start.ticket if recipe.dynamic is None else start.ticket._replace(mask=trained.mask)
+    return Outcome(ticket, dense(at_evaluation(trained)), curves, measured, held)
 
 
 def init_optimizer(

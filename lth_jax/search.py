@@ -23,6 +23,7 @@ from lth_jax.runs.job import Job
 from lth_jax.runs.sweep import Compare, Pair, Swept, nothing, sweep
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import budgets, controls, masks, rewinding, schedules, scores
+from lth_jax.tickets.dynamic import Dynamic
 from lth_jax.tickets.masks import Predicate, is_kernel
 from lth_jax.training import Observer, Recipe, TrainState, train
 from lth_jax.types import Collections, Params, PRNGKey, Shapes
@@ -62,6 +63,8 @@ class Choices:
         initialization, each level's mask cut out of the dense network. With a density, one level is enough.
       score_steps: prunings that lead from level to level, the score taken anew before each.
       prunable: which parameters, by path and leaf.
+      dynamic: how a mask changes while its network is trained, see ``tickets.dynamic``; with prune_at start.
+        The masks recorded are those that training ended with.
       children: copies of every network of a level, each in an order of the examples of its own: the line
         between any two is recorded, see ``analysis.connectivity``; 0 is none.
       path_points: steps of that line.
@@ -90,6 +93,7 @@ class Choices:
     children: int = 0
     path_points: int = connectivity.POINTS
     path_statistics: str = "interpolated"
+    dynamic: Dynamic | None = None
 
 
 class Search(NamedTuple):
@@ -158,7 +162,7 @@ def prepare(
     plan = Plan(
         Recipe(
             network, optimizer, choices.batch_size, steps, min(choices.eval_every, steps),
-            task=task or classification(),
+            task=task or classification(), dynamic=choices.dynamic,
         ),
         sizes=make_sizes(choices, shapes, prunable, first),
         prunable=prunable,
@@ -202,6 +206,9 @@ def check_pruning(choices: Choices, examples: int) -> None:
     require(
         steps == 1 or not choices.one_shot, f"score_steps {steps}: one_shot scores the dense network once"
     )
+    if choices.dynamic is not None:
+        require(at == "start", "dynamic: masks change from one that is there before training: prune_at start")
+        require(choices.children == 0, f"children {choices.children}: copies of a dynamic mask would differ")
     cuts = at == "start" or choices.one_shot
     require(
         cuts or "invert" not in choices.controls,

@@ -27,6 +27,7 @@ from lth_jax.kernels import convolutions, rewriting
 from lth_jax.models import Network
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks
+from lth_jax.tickets.dynamic import Dynamic, Seen
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split, Step
 
 EVALUATION_BATCH = 1000
@@ -38,6 +39,7 @@ class TrainState(NamedTuple):
     params: Params
     collections: Collections
     opt_state: optax.OptState
+    mask: Any = {}  # noqa: RUF012  # what is kept now, where ``Recipe.dynamic`` changes it; {} where it stays
 
 
 class Curves(NamedTuple):
@@ -78,7 +80,8 @@ class Recipe:
     """How a network is trained, apart from its data and where it starts.
 
     ``steps`` is the number of iterations (minibatches). Observers look after every ``eval_every`` of them and
-    after the last; 0 is after the last only. An incomplete last batch of an epoch is left out.
+    after the last; 0 is after the last only. An incomplete last batch of an epoch is left out. ``dynamic``
+    changes the mask while the network is trained, see ``tickets.dynamic``.
     """
 
     network: Network
@@ -88,6 +91,7 @@ class Recipe:
     eval_every: int = 0
     order: Order = shuffled
     task: Task = field(default_factory=classification)
+    dynamic: Dynamic | None = None
 
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "steps": 1, "eval_every": 0}.items():
@@ -121,8 +125,13 @@ def examples_of(data: PyTree) -> int:
 
 def init_state(recipe: Recipe, params: Params, collections: Collections, mask: Mask) -> TrainState:
     """The state before the first step: masked parameters and a fresh optimizer."""
-    params = masks.apply(mask, params)
+    params = masks.apply(first_mask(recipe, mask), params)
     return TrainState(params, collections, recipe.optimizer.init(params))
+
+
+def first_mask(recipe: Recipe, mask: Mask) -> Mask:
+    """The mask that the first step has: the one given, unless the recipe's ``dynamic`` begins dense."""
+    return mask if recipe.dynamic is None else recipe.dynamic.first(mask)
 
 
 def train_step(
@@ -140,18 +149,75 @@ def train_step(
     Returns:
       The next state, its pruned weights exactly 0, and the minibatch's mean loss before the step.
     """
+    loss = batch_loss(key, state, batch, recipe)
+    (value, collections), gradient = value_and_grad(loss)(state.params)
+    gradient = masks.apply(mask, gradient)
+    masked_loss = lambda params: loss(masks.apply(mask, params))[0]  # noqa: E731
+    updates, opt_state = update(recipe.optimizer, gradient, state, value, masked_loss)
+    params = optax.apply_updates(state.params, masks.apply(mask, updates))
+    return TrainState(params, collections, opt_state, state.mask), value
+
+
+def batch_loss(
+    key: PRNGKey, state: TrainState, batch: PyTree, recipe: Recipe
+) -> Callable[[Params], tuple[Float[Array, ""], Collections]]:
+    """A minibatch's mean loss, and the model's other variables after it, as a function of the weights."""
     inputs = recipe.task.inputs(jax.random.fold_in(key, 2**31 - 1), batch)
 
     def loss(params: Params) -> tuple[Float[Array, ""], Collections]:
         outputs, collections = recipe.network.apply(params, state.collections, inputs, key)
         return jnp.mean(_at_least_float32(recipe.task.loss(outputs, batch))), collections
 
-    (value, collections), gradient = value_and_grad(loss)(state.params)
-    gradient = masks.apply(mask, gradient)
-    masked_loss = lambda params: loss(masks.apply(mask, params))[0]  # noqa: E731
-    updates, opt_state = update(recipe.optimizer, gradient, state, value, masked_loss)
-    params = optax.apply_updates(state.params, masks.apply(mask, updates))
-    return TrainState(params, collections, opt_state), value
+    return loss
+
+
+def mask_step(
+    key: PRNGKey, state: TrainState, target: Mask, batch: PyTree, recipe: Recipe, iteration: Step
+) -> tuple[TrainState, Float[Array, ""]]:
+    """An iteration that changes the mask, see ``tickets.dynamic``, and no weight that stays.
+
+    Args:
+      key: of the iteration.
+      state: its mask is the one now.
+      target: the mask that the training was given.
+      batch: whose gradient the rule may go by.
+      recipe: of a ``dynamic`` mask.
+      iteration: counted from 1.
+
+    Returns:
+      The next state, and the minibatch's mean loss before it.
+    """
+    dynamic = recipe.dynamic
+    assert dynamic is not None
+    loss = batch_loss(key, state, batch, recipe)
+    (value, _), gradient = value_and_grad(loss)(state.params)
+    share = dynamic.share(iteration, recipe.steps)
+    own = jax.random.fold_in(key, 2**31 - 5)
+    mask = dynamic.rule(Seen(own, share, dynamic.fraction, state.mask, target, state.params, gradient))
+    stays = jax.tree.map(jnp.logical_and, mask, state.mask)
+    params = masks.apply(stays, state.params)
+    opt_state = _fresh_where_new(recipe.optimizer, state.opt_state, stays, params)
+    return TrainState(params, state.collections, opt_state, mask), value
+
+
+def _fresh_where_new(
+    optimizer: optax.GradientTransformation, opt_state: optax.OptState, stays: Mask, params: Params
+) -> optax.OptState:
+    """An optimizer's state in which all but the weights that stay have what a fresh one has for them."""
+
+    marks = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda leaf, kept: kept if leaf.shape == kept.shape else True,
+        opt_state,
+        stays,
+        transform_non_params=lambda _: True,
+    )
+    return jax.tree.map(
+        lambda kept, old, new: old if kept is True else jnp.where(kept, old, new),
+        marks,
+        opt_state,
+        optimizer.init(params),
+    )
 
 
 def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Params], tuple[Any, Params]]:
@@ -230,7 +296,7 @@ def train(
     Args:
       key: the order of the examples.
       state: where to start, see :func:`init_state`.
-      mask: what is kept.
+      mask: what is kept; with a ``dynamic`` mask, what it begins with, or for gradual pruning ends with.
       data: the training examples, on the device: a tree with a leading axis *example*.
       recipe: network, optimizer, task, batch size, iterations.
       observe: functions of the state, by name, see ``Recipe.eval_every``.
@@ -245,14 +311,23 @@ def train(
       The state after the last step, and the curves.
     """
     count = recipe.steps - int(first) if steps is None else steps
+    if recipe.dynamic is not None and isinstance(state.mask, dict) and not state.mask:
+        state = state._replace(mask=first_mask(recipe, mask))
     every = min(recipe.eval_every or count, count)
     model_key = jax.random.fold_in(key, 2**31 - 1) if model_key is None else model_key
     order = batch_order(key, examples_of(data), recipe.batch_size, count, recipe.order, first)
 
     def step(state: TrainState, inputs: tuple[Array, Array]) -> tuple[TrainState, Array]:
         index, chosen = inputs
-        batch = jax.tree.map(lambda leaf: leaf[chosen], data)
-        return train_step(jax.random.fold_in(model_key, index), state, mask, batch, recipe)
+        batch, own = jax.tree.map(lambda leaf: leaf[chosen], data), jax.random.fold_in(model_key, index)
+        if recipe.dynamic is None:
+            return train_step(own, state, mask, batch, recipe)
+        return jax.lax.cond(
+            recipe.dynamic.changes(index + 1, recipe.steps),
+            lambda state: mask_step(own, state, mask, batch, recipe, index + 1),
+            lambda state: train_step(own, state, state.mask, batch, recipe),
+            state,
+        )
 
     def look(state: TrainState) -> dict[str, PyTree]:
         return {name: watch(state) for name, watch in (observe or {}).items()}

@@ -22,7 +22,9 @@ import lth_jax
 from docs import reference
 from experiments import cli
 from experiments.__main__ import EXPERIMENTS
+from lth_jax.commands import settings
 from lth_jax.runs import results
+from lth_jax.tickets import budgets, dynamic, early
 
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| (?P<figure>[^|]+) \| (?P<shows>[^|]+) \| (?P<command>[^|]+) \| (?P<file>[^|]*)\|$")
@@ -171,6 +173,19 @@ def test_the_links_of_the_table_lead_somewhere():
     assert len(links) >= 12
     for link in links:
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_the_table_of_methods_names_every_method():
+    """And no other: a name in it is one that a flag takes."""
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    _, scored, shared, changing, patterned = text.split("\n## ")
+    names = lambda part: set(re.findall(r"`([\w:×]+)`", "".join(re.findall(r"^\| (.*?) \|", part, re.M))))  # noqa: E731
+    used = {"large_final", "magnitude", "large_init", "random", *early.OF_GRADIENTS, "synflow"}
+    assert names(scored) == used
+    assert used <= set(early.SCORES)
+    assert names(shared) == set(budgets.BUDGETS)
+    assert names(changing) == {settings.STATIC, *dynamic.RULES}
+    assert names(patterned) == {"groups:M", "blocks:ROWSxCOLUMNS", "units"}
 
 
 def test_the_citation_agrees_with_the_package():

@@ -11,7 +11,16 @@ import optax
 
 from lth_jax import initializers, models, optimizers, search
 from lth_jax.commands import theirs
-from lth_jax.commands.settings import MODELS, NO_BUDGET, OPTIMIZERS, OWN, Config, layer_rates, named
+from lth_jax.commands.settings import (
+    MODELS,
+    NO_BUDGET,
+    OPTIMIZERS,
+    OWN,
+    Config,
+    dynamic_masks,
+    layer_rates,
+    named,
+)
 from lth_jax.errors import InputError, require
 from lth_jax.optimizers import Rate
 from lth_jax.runs.config import check_batches
@@ -162,6 +171,12 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
         children=config.children,
         path_points=config.path_points,
         path_statistics=config.path_statistics,
+        dynamic=dynamic_masks(config),
+    )
+    require(
+        choices.dynamic is None or choices.dynamic.last(steps) > 0,
+        f"--mask-every {config.mask_every}: a level has {steps} steps, masks change in the first "
+        f"{config.mask_until:g} of them",
     )
     optimizer = make_optimizer(config, steps)
     return named(

@@ -19,7 +19,7 @@ from lth_jax.runs.config import (
     check_limits,
     option,
 )
-from lth_jax.tickets import budgets, early, patterns
+from lth_jax.tickets import budgets, dynamic, early, patterns
 from lth_jax.tickets.controls import CONTROLS, parsed
 from lth_jax.tickets.pruning import SCOPES
 
@@ -47,6 +47,7 @@ OPTIMIZERS: dict[str, Callable[["Config", Rate], optax.GradientTransformation]] 
 SCHEDULES = ("constant", "cosine", "warmup", "piecewise")
 NO_BUDGET = "none"
 BUDGETS = (NO_BUDGET, *budgets.BUDGETS)
+STATIC = "static"
 PRUNE_AT = ("trained", "start")
 KEPT = ("kept", "restarted")
 OPTIMIZER_STATES = ("fresh", "carried", "rewound")
@@ -71,6 +72,9 @@ LIMITS = {
     "validation": (0, 1_000_000_000),
     "score_batch": (0, 1_000_000),
     "score_steps": (0, 10_000),
+    "mask_every": (1, 1_000_000_000),
+    "mask_fraction": (1e-4, 1),
+    "mask_until": (1e-4, 1),
 }
 GROUPS = {
     "the network": ("model", "hidden", "norm", "initializer", "dataset"),
@@ -82,6 +86,7 @@ GROUPS = {
     "pruning": (
         *("levels", "rate", "density", "layer_rates", "scope", "budget", "one_shot"),
         *("score", "pattern", "prune_at", "score_steps", "score_batch"),
+        *("sparse_training", "mask_every", "mask_fraction", "mask_until"),
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
     "stability": ("children", "path_points", "path_statistics"),
@@ -140,6 +145,12 @@ class Config:
     prune_at: str = option("trained", "rank what is trained, or what a level will start from", PRUNE_AT)
     score_steps: int = option(0, "prunings from level to level, each scored anew; 0: 100 of synflow, else 1")
     score_batch: int = option(0, "training examples whose gradient a score takes; 0 is 10 a class")
+    sparse_training: str = option(
+        STATIC, "masks while networks are trained: they stay (static), or change", (STATIC, *dynamic.RULES)
+    )
+    mask_every: int = option(100, "iterations between two changes of a mask")
+    mask_fraction: float = option(0.3, "of a layer's weights that set and rigl replace at first")
+    mask_until: float = option(0.75, "share of a level's iterations after which masks stay")
     rewind: str = option(
         "start",
         "to θ0 (start), step K (K), not at all (none), the schedule only (lr:K); several as 0,500",
@@ -179,6 +190,7 @@ class Config:
         if self.schedule == "warmup":
             require(self.warmup_steps > 0, "--schedule warmup: say --warmup-steps too")
         check_decay(self)
+        check_sparse_training(self)
         given = ",".join(f"{rate:g}" for rate in self.rate)
         fits = len(self.rate) in (1, self.levels - 1)
         require(fits, f"--rate {given or 'nothing'}: expected one, or {self.levels - 1} for the levels")
@@ -209,6 +221,27 @@ def check_decay(config: Config) -> None:
         named("--boundaries", lambda entry=entry: optimizers.iteration(entry, 1), " ")
     for name in [*["--decoupled"] * config.decoupled, *["--decay-only"] * (config.decay_only != "all")]:
         require(config.weight_decay > 0, f"{name}: say --weight-decay too")
+
+
+def check_sparse_training(config: Config) -> None:
+    """Refuse masks that change with nothing to begin from, and flags that would do nothing."""
+    way = config.sparse_training
+    if way != STATIC:
+        start = config.prune_at == "start"
+        require(start, f"--sparse-training {way}: say --prune-at start too, and --score random as papers do")
+        require(not config.children, f"--children {config.children}: --sparse-training is {way}")
+    for name, usual in {"mask_every": 100, "mask_fraction": 0.3, "mask_until": 0.75}.items():
+        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        used = way != STATIC and not (way == "gradual" and name == "mask_fraction")
+        require(used or value == usual, f"{flag} {value:g}: --sparse-training is {way}")
+
+
+def dynamic_masks(config: Config) -> dynamic.Dynamic | None:
+    """How masks change while networks are trained; ``None`` where they stay."""
+    if config.sparse_training == STATIC:
+        return None
+    rule = dynamic.RULES[config.sparse_training]
+    return dynamic.Dynamic(rule, config.mask_every, config.mask_fraction, config.mask_until)
 
 
 def decaying(config: Config) -> Any:

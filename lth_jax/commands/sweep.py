@@ -43,6 +43,7 @@ examples:
   lth-jax sweep --model mlp --hidden 100,50 --optimizer momentum --learning-rate 0.05 --schedule cosine
   lth-jax sweep --model mynet:Net --initializer he_normal --layer-rates output=0.1   class Net of ./mynet.py
   lth-jax sweep --score snip --prune-at start --scope global                pruned before it is trained
+  lth-jax sweep --sparse-training rigl --prune-at start --score random --density 0.1 --levels 1
   lth-jax sweep --config run.toml --seeds 42               a file's values, one of them overridden
 
 A file has a line for every flag that it sets: `learning_rate = 0.05`, `hidden = [100, 50]`,

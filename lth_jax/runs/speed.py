@@ -185,7 +185,8 @@ def decide(
       sparse_kernels: ``auto`` measures, ``on`` compresses whatever can be, ``off`` nothing.
       folder: where what is measured is kept, so that a sweep that is resumed chooses as it did.
     """
-    if sparse_kernels == "off" or jax.default_backend() != "cpu":
+    changing = recipe.dynamic is not None  # what is held compressed has its places once and for all
+    if sparse_kernels == "off" or changing or jax.default_backend() != "cpu":
         return Decision(never)
     key = jax.random.key(0)
     inputs = jax.eval_shape(recipe.task.inputs, key, batch)

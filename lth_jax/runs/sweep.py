@@ -109,7 +109,8 @@ def run_levels(
       final: splits to evaluate at the end of each level only.
       observe: other functions of the state to watch, by name.
       record: what to keep of each network; its measurements unless given.
-      inspect: what to keep of each run as it is before a level's training.
+      inspect: what to keep of each run as it is before a level's training, but for a mask that training
+        changes: that is the one it ended with.
       compare: what to keep of each pair of copies, where the plan has some.
       mesh: devices, all by default.
       chunk: networks vectorised inside one device, see ``axis.map_runs``.
@@ -136,6 +137,7 @@ def run_levels(
     prune = axis.map_runs(lambda pair, data: advance(pair[0], pair[1], plan, data), mesh, chunk)
     relate = _pair_function(plan, compare, mesh, chunk)
     before = axis.on_own_runs(lambda runs: _branched(runs, plan, inspect), mesh)
+    ended = axis.on_own_runs(lambda runs, mask: jax.vmap(inspect)(_with_masks(runs, mask)), mesh)
     apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
     tickets = axis.on_own_runs(lambda tree: jax.tree.map(lambda leaf: leaf[:, 0], tree), mesh)
     shared = axis.replicate((data, watch, final), mesh)
@@ -151,6 +153,8 @@ def run_levels(
         starts, inspected = before(runs)
         trained, networks = apart(train(compressed(starts))(starts, *shared))
         compared = relate(starts, trained, shared)
+        if plan.recipe.dynamic is not None:
+            inspected = ended(runs, tickets(trained).mask)
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
         if plan.prune_at == "trained":
             checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
@@ -214,6 +218,10 @@ def _network_function(
         return state, record(outcome)
 
     return one
+
+
+def _with_masks(runs: Run, mask: Mask) -> Run:
+    return runs._replace(ticket=runs.ticket._replace(mask=mask))
 
 
 def _branched(runs: Run, plan: Plan, inspect: Inspect) -> tuple[Start, PyTree]:
