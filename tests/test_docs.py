@@ -15,13 +15,14 @@ import optax
 import pytest
 import yaml
 from conftest import overstated
-from invented import best_at, copies, synthetic
+from invented import best_at, copies, pruned, synthetic
 from PIL import Image
 
 import lth_jax
 from docs import reference
 from experiments import cli
 from experiments.__main__ import EXPERIMENTS
+from experiments.early_pruning.experiment import PRUNERS
 from lth_jax.commands import settings
 from lth_jax.runs import results
 from lth_jax.tickets import budgets, dynamic, early
@@ -159,6 +160,9 @@ def test_what_no_committed_run_has_is_drawn_of_invented_results(command, tmp_pat
     if name == "stability":
         values = {kind: [0.5, 0.6, 0.7, 0.8] for kind in ("ticket", "random_mask", "reinit")}
         results_of = copies(values, values)
+    elif name == "early_pruning":
+        every = {(way, network): [97, 96, 90] for way in PRUNERS for network in ("ticket", "reinit")}
+        results_of = pruned(every)
     else:
         assert settings.part in ("one_shot", "init_std", "sizes", "rates", "reset")
         small = dataclasses.replace(settings, iterations=2000, sizes=("12-8", "30-20"), hidden=(30, 20))

@@ -75,6 +75,12 @@ CAPTIONS = {
         "lines": "Test error along the straight line between two copies, a panel a network, a colour a size.",
         "rewinding": "Error barrier of tickets against weights kept, a colour a step rewound to.",
     },
+    "early_pruning": {
+        "pruners": "Test accuracy against weights kept, a colour a way to prune before or after training.",
+        "ablations": "Test accuracy of each mask, of the same mask shuffled inside its layers, with fresh "
+        "weights, and of the negated score: a panel a way to prune.",
+        "sparse_training": "Test accuracy against weights kept, of masks that change while training.",
+    },
     "benchmark": {
         "growth": "GFLOP/s of LeNet-300-100 against runs, width and batch size, beside the machine's peak.",
         "cost": "What a network-step of LeNet-300-100 costs against the weights kept, beside PyTorch's best, "

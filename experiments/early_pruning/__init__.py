@@ -1,0 +1,1 @@
+"""E8: pruning before, while and after training, side by side."""
