@@ -35,8 +35,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _converter(kind: Any, name: str) -> Any:
-    """From a flag's text to the field's type; its errors become one clear line."""
+def converter(kind: Any, name: str) -> Any:
+    """A function from a flag's text to the field's type; its errors are one clear line."""
     origin, entries = typing.get_origin(kind), typing.get_args(kind)
 
     def convert(text: str) -> Any:
@@ -47,7 +47,7 @@ def _converter(kind: Any, name: str) -> Any:
                 raise InputError(f"{flag(name)} {text}: expected true or false")
             return text == "true"
         if origin is tuple:
-            inner = _converter(entries[0], name)
+            inner = converter(entries[0], name)
             parts = [part.strip() for part in text.split(",")] if text.strip() else []
             require(all(parts), f"{flag(name)} {text}: an entry is empty")
             return tuple(map(inner, parts))
@@ -85,15 +85,24 @@ def add_flags(
         text = field.metadata.get("help", "") + (f" ({', '.join(choices)})" if choices else "")
         if defaults and field.default not in ("", ()):
             text += f" [{_as_text(field.default)}]"
-        alone = {"nargs": "?", "const": True} if hints[field.name] is bool else {}  # --flag is --flag true
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if hints[field.name] is bool else {}
+        if field.metadata.get("repeated"):
+            alone = {"action": _Extend}
         parser.add_argument(
             flag(field.name),
             **alone,
             help=text.replace("%", "%%"),
             default=argparse.SUPPRESS,
-            type=_guarded(_converter(hints[field.name], field.name)),
+            type=_guarded(converter(hints[field.name], field.name)),
             metavar=field.name.upper(),
         )
+
+
+class _Extend(argparse.Action):
+    """A flag that may be given several times: its entries are those of all of them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
 
 
 def _guarded(convert: Any) -> Any:
@@ -135,7 +144,7 @@ def from_toml(path: Path, *configs: type) -> dict[str, Any]:
         try:
             text = _as_text(value)
             check_printable([text])
-            given[name] = _converter(hints[name], name)(text)
+            given[name] = converter(hints[name], name)(text)
         except InputError as error:
             raise InputError(f"--config {path}: {error}") from None
     return given
@@ -146,7 +155,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={entry}" for name, entry in value.items())
+        return ",".join(f"{name}={_as_text(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):
         return ",".join(_as_text(entry) for entry in value)
     return str(value)

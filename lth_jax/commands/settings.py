@@ -10,7 +10,7 @@ import optax
 
 from lth_jax import augmentation, data, initializers, models, networks, optimizers, search
 from lth_jax.analysis import connectivity
-from lth_jax.commands import inputs
+from lth_jax.commands import grid, inputs
 from lth_jax.errors import InputError, require
 from lth_jax.optimizers import Rate
 from lth_jax.runs.config import (
@@ -90,6 +90,7 @@ GROUPS = {
         *("rewind", "rewind_schedule", "rewind_optimizer"),
     ),
     "stability": ("children", "path_points", "path_statistics"),
+    "several sweeps": ("grid",),
     "what is recorded": ("controls", "eval_every", "validation", "keep_weights"),
 }
 
@@ -165,6 +166,9 @@ class Config:
     )
     eval_every: int = option(0, "iterations between two evaluations within a level, for curves; 0 is none")
     validation: int = option(0, "training examples held out, whose least loss says when to stop; 0 is none")
+    grid: tuple[str, ...] = option(
+        (), "a sweep for each value, as learning_rate=1e-3,3e-3; may be given again", repeated=True
+    )
     keep_weights: str = option("none", "trained weights to keep: none, all, or levels as 0,9")
 
     def __post_init__(self) -> None:
@@ -208,6 +212,8 @@ class Config:
         for name in self.controls:
             named("--controls", lambda name=name: parsed(name))
         check_kept_levels(self)
+        if self.grid:
+            grid.points(self)
 
 
 def check_decay(config: Config) -> None:

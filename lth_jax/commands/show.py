@@ -101,7 +101,7 @@ def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
     seed = next((dim for dim in REPLICATES if dim in values.dims and dim != row), None)
     values = values.rename({seed: "replicate"}) if seed else values.expand_dims("replicate")
     others = [str(dim) for dim in values.dims if dim not in (row, "replicate")]
-    labels = [[str(label) for label in values.coords[dim].values] if dim in values.coords
+    labels = [_labels(values, dim) if dim in values.coords
               else [f"{dim} {place}" for place in range(values.sizes[dim])] for dim in others]  # fmt: skip
     flat = values.transpose(row, *others, "replicate").values
     flat = flat.reshape(flat.shape[0], -1, flat.shape[-1]).astype(np.float64)
@@ -115,6 +115,12 @@ def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
     return xr.DataArray(
         flat, dims=(row, "column", "replicate"), coords={row: at, "column": columns}, attrs=attrs
     )
+
+
+def _labels(values: xr.DataArray, dim: str) -> list[str]:
+    """What a dimension's entries are called in a column's title: numbers say what they are of."""
+    named = values.coords[dim].dtype.kind in "iuf"
+    return [f"{dim} {label}" if named else str(label) for label in values.coords[dim].values.tolist()]
 
 
 def make_table(measured: xr.Dataset, name: str) -> tuple[str, list[str], list[list[str]]]:
@@ -134,11 +140,13 @@ def make_table(measured: xr.Dataset, name: str) -> tuple[str, list[str], list[li
 
 
 def kept_of(measured: xr.Dataset, row: str) -> np.ndarray | None:
-    """The fraction of weights kept in each row, mean over everything else; ``None`` where it is not known."""
+    """The fraction of weights kept in each row; ``None`` where it is not known, or not one for all else."""
     if "kept" not in measured or row not in measured["kept"].dims:
         return None
     kept = measured["kept"]
-    return kept.mean([dim for dim in kept.dims if dim != row]).values
+    others = [dim for dim in kept.dims if dim != row]
+    mean, most, least = kept.mean(others), kept.max(others), kept.min(others)
+    return None if bool((most - least > 0.01 * mean).any()) else mean.values
 
 
 def cell(values: np.ndarray, percent: bool) -> str:

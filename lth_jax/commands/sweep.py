@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lth_jax import data, search
 from lth_jax.analysis import figures, records, tables, ticket_files
-from lth_jax.commands import build, inputs, settings, show
+from lth_jax.commands import build, grid, inputs, settings, show
 from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
@@ -44,6 +44,7 @@ examples:
   lth-jax sweep --model mynet:Net --initializer he_normal --layer-rates output=0.1   class Net of ./mynet.py
   lth-jax sweep --score snip --prune-at start --scope global                pruned before it is trained
   lth-jax sweep --sparse-training rigl --prune-at start --score random --density 0.1 --levels 1
+  lth-jax sweep --grid learning_rate=1e-3,3e-3 --grid rate=0.2,0.5          four sweeps, side by side
   lth-jax sweep --config run.toml --seeds 42               a file's values, one of them overridden
 
 A file has a line for every flag that it sets: `learning_rate = 0.05`, `hidden = [100, 50]`,
@@ -74,31 +75,32 @@ def run(parsed: argparse.Namespace) -> None:
     work = Work(
         check, train, conclude, program, lambda folder: ticket_files.problem(folder / ticket_files.TICKETS)
     )
-    ways = settings.rewinds(chosen)
-    if len(ways) == 1:
+    points = grid.points(chosen)
+    if len(points) == 1 and points[0].config == chosen:
         execute(work, chosen, execution, folder)
     else:
-        sweep_each(work, chosen, execution, folder, ways)
+        sweep_each(work, chosen, execution, folder, points)
 
 
-def sweep_each(work: Work, chosen: Config, execution: Execution, folder: Path, ways: Sequence[str]) -> None:
-    """A sweep for each way to rewind, each in a folder of its own, and their results side by side."""
-    parts = {way: folder / f"rewind-{way.replace(':', '-')}" for way in ways}
-    each = {way: dataclasses.replace(chosen, rewind=way) for way in ways}
+def sweep_each(
+    work: Work, chosen: Config, execution: Execution, folder: Path, points: Sequence[grid.Point]
+) -> None:
+    """A sweep for each point of a grid, each in a folder of its own, and their results side by side."""
     use_host_devices()
     dataset = data.load(chosen.dataset, execution.data_dir or None)
-    for one in each.values():
-        check(one, dataset)  # the last is not to be refused when the first has been trained
+    for point in points:
+        check(point.config, dataset)  # the last is not to be refused when the first has been trained
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             stack.enter_context(open_folder(folder, chosen, {"fingerprint": dataset.fingerprint}))
-        for way, part in parts.items():
-            execute(work, each[way], dataclasses.replace(execution, out=str(part)), part)
+        for point in points:
+            part = folder / point.folder
+            execute(work, point.config, dataclasses.replace(execution, out=str(part)), part)
         if processes.is_first():
-            found = {way: results.load(part / results.RESULTS) for way, part in parts.items()}
+            found = {point.place: results.load(folder / point.folder / results.RESULTS) for point in points}
             seconds = sum(one.attrs["seconds"] for one in found.values())
-            attrs = {**found[ways[0]].attrs, "config": config.to_json(chosen), "seconds": seconds}
-            joined = results.side_by_side(found, "rewind").assign_attrs(attrs)
+            attrs = {**found[points[0].place].attrs, "config": config.to_json(chosen), "seconds": seconds}
+            joined = grid.joined(chosen, found).assign_attrs(attrs)
             results.save(joined, folder / results.RESULTS)
             conclude(joined, folder, tables.console())
 
@@ -234,6 +236,7 @@ def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:
     for line in notes:
         tables.print_line(console, line)
     tables.print_line(console, f"report: {folder / results.REPORT}")
-    if "rewind" not in measured.dims:  # each way has its own tickets
+    varied = json.loads(attrs["config"])
+    if not varied.get("grid") and "rewind" not in measured.dims:  # each sweep of several has its own tickets
         last = f"--seed {measured['seed'].values[0]} --level {measured['level'].values[-1]}"
         tables.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")

@@ -12,15 +12,17 @@ from lth_jax.errors import InputError, require
 Config = TypeVar("Config")
 
 
-def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+def option(default: Any, help: str, choices: Sequence[str] | None = None, repeated: bool = False) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
       default: its value when neither preset nor flag gives one.
       help: one line for ``--help``, with the unit.
       choices: the only values allowed (of each entry, for a tuple).
+      repeated: the flag may be given several times, for a tuple whose entries are those of all.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    metadata = {"help": help, "choices": choices, "repeated": repeated}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_choices(config: Any) -> None:
