@@ -26,7 +26,7 @@ CAPTIONS = {
         "figure7_4_variance": "Layer by layer, read as the published axis says it, as a variance: most of "
         "the published ends (stars) lie far from their lines.",
         "figure7_4_standard_deviation": "The same read as a standard deviation: the published ends (stars) "
-        "lie at or near the lines.",
+        "lie nearer to the lines.",
         "three_means": "How far three ways to average networks lie from the theory, layer by layer.",
         "schemes": "Variance of pre-activations forwards (above) and of gradients backwards (below), a "
         "column an activation function, a line an initialization; dots are the theory.",
