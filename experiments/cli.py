@@ -27,7 +27,9 @@ from lth_jax.runs.storage import write_text
 class Execution(job.Execution):
     """How an experiment is carried out: its scale, and what every run has."""
 
-    preset: str = config.option("quick", "quick (embedded digits, minutes), paper (full scale), or another of the experiment's own")
+    preset: str = config.option(
+        "quick", "quick (embedded digits, minutes), paper (full scale), or another of the experiment's own"
+    )
 
 
 class Experiment(NamedTuple):

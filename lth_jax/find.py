@@ -57,6 +57,8 @@ class Tickets(NamedTuple):
     def ticket(self, seed: int, level: int) -> tuple[Params, Mask]:
         """The masked weights that training started from, and the mask, of one seed at one level.
 
+        With ``dynamic`` masks it is the mask that training ended with, on the weights of the start.
+
         Raises:
           ValueError: there is no such seed or level, or the level started from weights that are not kept.
         """

@@ -22,7 +22,7 @@ from lth_jax.runs import axis, checkpoints, checks, processes, signals
 from lth_jax.runs.job import Job
 from lth_jax.runs.sweep import Compare, Pair, Swept, nothing, sweep
 from lth_jax.tasks import Task, classification
-from lth_jax.tickets import budgets, controls, masks, rewinding, schedules, scores
+from lth_jax.tickets import budgets, controls, dynamic, masks, rewinding, schedules, scores
 from lth_jax.tickets.dynamic import Dynamic
 from lth_jax.tickets.masks import Predicate, is_kernel
 from lth_jax.training import Observer, Recipe, TrainState, train
@@ -151,6 +151,11 @@ def prepare(
     names = list(choices.controls)
     require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
     require(choices.children != 1, "children 1: a line needs two")
+    changing = choices.dynamic
+    require(
+        changing is None or changing.last(steps) > (early if kept else 0),
+        f"dynamic: no iteration of a level ({steps}, from {early if kept else 0} on) changes a mask",
+    )
     resets, draw = kind == "weights", lambda key: initial(key)[0]
     check_pruning(choices, examples)
     first = ""
@@ -203,12 +208,22 @@ def check_pruning(choices: Choices, examples: int) -> None:
         resets = rewind_step(choices.rewind)[0] == "weights"
         require(resets, f"prune_at start: with rewind {choices.rewind} a level starts where another ended")
         require(not choices.one_shot, "one_shot: prune_at start cuts every level out of the dense network")
+        alone = choices.levels == 1 and choices.density is not None
+        require(
+            not alone or rewind_step(choices.rewind)[1] == 0,
+            f"rewind {choices.rewind}: there is one level, and it begins at the start; say 2 levels",
+        )
     require(
         steps == 1 or not choices.one_shot, f"score_steps {steps}: one_shot scores the dense network once"
     )
     if choices.dynamic is not None:
         require(at == "start", "dynamic: masks change from one that is there before training: prune_at start")
         require(choices.children == 0, f"children {choices.children}: copies of a dynamic mask would differ")
+        void = [name for name in choices.controls if controls.parsed(name)[0] != "reinit"]
+        require(
+            choices.dynamic.rule is not dynamic.gradual or not void,
+            f"controls {','.join(void)}: gradual pruning begins dense, whatever the mask",
+        )
     cuts = at == "start" or choices.one_shot
     require(
         cuts or "invert" not in choices.controls,

@@ -26,8 +26,9 @@ from lth_jax.errors import whole_number
 from lth_jax.kernels import convolutions, rewriting
 from lth_jax.models import Network
 from lth_jax.tasks import Task, classification
-from lth_jax.tickets import masks
+from lth_jax.tickets import masks, rewinding
 from lth_jax.tickets.dynamic import Dynamic, Seen
+from lth_jax.tickets.masks import path_names
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split, Step
 
 EVALUATION_BATCH = 1000
@@ -176,6 +177,8 @@ def mask_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """An iteration that changes the mask, see ``tickets.dynamic``, and no weight that stays.
 
+    The learning-rate schedule goes on by one step, as in any iteration.
+
     Args:
       key: of the iteration.
       state: its mask is the one now.
@@ -197,27 +200,32 @@ def mask_step(
     stays = jax.tree.map(jnp.logical_and, mask, state.mask)
     params = masks.apply(stays, state.params)
     opt_state = _fresh_where_new(recipe.optimizer, state.opt_state, stays, params)
+    opt_state = rewinding.schedule_forward(opt_state)
     return TrainState(params, state.collections, opt_state, mask), value
 
 
 def _fresh_where_new(
     optimizer: optax.GradientTransformation, opt_state: optax.OptState, stays: Mask, params: Params
 ) -> optax.OptState:
-    """An optimizer's state in which all but the weights that stay have what a fresh one has for them."""
+    """An optimizer's state in which all but the weights that stay have what a fresh one has for them.
 
-    marks = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda leaf, kept: kept if leaf.shape == kept.shape else True,
-        opt_state,
-        stays,
-        transform_non_params=lambda _: True,
-    )
-    return jax.tree.map(
-        lambda kept, old, new: old if kept is True else jnp.where(kept, old, new),
-        marks,
-        opt_state,
-        optimizer.init(params),
-    )
+    What belongs to a weight is found by its path and shape (moments; histories, with an axis before). What
+    belongs to whole rows or columns of a kernel, as in Adafactor, stays.
+    """
+    kept = [(path_names(path), leaf) for path, leaf in jax.tree.leaves_with_path(stays)]
+
+    def of_leaf(path: tuple, old: Any, new: Any) -> Any:
+        names, shape = path_names(path), jnp.shape(old)
+        fits = [
+            (len(own), mask)
+            for own, mask in kept
+            if names[len(names) - len(own) :] == own and shape[len(shape) - mask.ndim :] == mask.shape
+        ]
+        if not fits:
+            return old
+        return jnp.where(max(fits, key=lambda each: each[0])[1], old, new)
+
+    return jax.tree.map_with_path(of_leaf, opt_state, optimizer.init(params))
 
 
 def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Params], tuple[Any, Params]]:

@@ -1,5 +1,6 @@
 """Masks that change while networks are trained: SET, RigL, gradual magnitude pruning."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,9 +12,11 @@ from small_levels import DIGITS, LAYERS, NETWORK, PRUNABLE, SHAPES, assert_equal
 from sweeps import TINY, make_place
 
 import lth_jax
-from lth_jax import commands, levels, models, networks, training
+from lth_jax import commands, levels, models, networks, search, training
 from lth_jax.analysis import ticket_files
 from lth_jax.errors import InputError
+from lth_jax.keys import stream
+from lth_jax.search import Choices
 from lth_jax.tickets import dynamic, early, masks, schedules
 from lth_jax.tickets.dynamic import RULES, Dynamic, Seen
 
@@ -259,6 +262,52 @@ def test_find_tickets_gives_the_mask_that_was_measured():
 def test_convolutions_are_trained_with_masks_that_change():
     found = find("rigl", model=networks.MODELS["conv2"](classes=4))
     np.testing.assert_allclose(found.results["kept"], 0.2, atol=1e-4)
+    network = models.from_linen(networks.MODELS["conv2"](classes=4))
+    static = Choices(1, 2, 20, density=0.2, budget="erk", prune_at="start", score=early.SCORES["random"])
+    initial_of = lambda key: network.init(key, jnp.zeros((1, 4, 4, 1)))  # noqa: E731
+    plan = search.prepare(network, optax.adam(0.01), 200, initial_of, static)
+    params, other = initial_of(stream(42, "init"))
+    run = levels.prune_first(levels.begin(42, params, other, plan.plan), plan.plan, DIGITS)
+    given = run.ticket.mask
+    found = found._replace(masks=jax.tree.map(lambda leaf: leaf[0, 0], found.masks))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), found.masks, given)
+    assert any(jax.tree.leaves(moved))
+
+
+ODD = {
+    "masked": optax.masked(optax.adam(0.01), lambda tree: jax.tree.map(lambda _: True, tree)),
+    "muon": optax.contrib.muon(0.01),
+    "sm3": optax.sm3(0.01),
+    "lbfgs": optax.lbfgs(0.01, memory_size=2, linesearch=None),
+    "apart": optax.partition(
+        {"a": optax.adam(0.01), "b": optax.sgd(0.1, 0.9)},
+        lambda tree: jax.tree.map(lambda leaf: "a" if leaf.ndim == 2 else "b", tree),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_optimizer_trains_masks_that_change(name):
+    mask = half_mask()
+    recipe = dataclasses.replace(recipe_of("rigl"), optimizer=ODD[name], steps=12, eval_every=0)
+    state = training.init_state(recipe, initial(42), {}, mask)
+    state, _ = jax.jit(lambda key: training.train(key, state, mask, DIGITS, recipe))(jax.random.key(1))
+    for layer, count in HALF.items():
+        kept = of_kernels(state.mask, layer)
+        assert kept.sum() == count
+        assert (of_kernels(state.params, layer)[~kept] == 0).all()
+        assert np.isfinite(of_kernels(state.params, layer)).all()
+
+
+def test_the_learning_rate_is_where_it_would_be_with_a_mask_that_stays():
+    mask = half_mask()
+    recipe = dataclasses.replace(recipe_of("set"), optimizer=optax.sgd(optax.linear_schedule(0.1, 0, STEPS)))
+    state = training.init_state(recipe, initial(42), {}, mask)
+    state, _ = training.train(jax.random.key(1), state, mask, DIGITS, recipe)
+    has_count = lambda node: not callable(getattr(node, "count", len))  # noqa: E731  # a tuple's is a method
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=has_count)
+    counts = [int(node.count) for node in nodes if has_count(node)]
+    assert counts == [STEPS]
 
 
 @pytest.mark.parametrize(
@@ -266,11 +315,20 @@ def test_convolutions_are_trained_with_masks_that_change():
     [
         ("dynamic: masks change from one that is there", {"prune_at": "trained", "levels": 2}),
         ("children 2: copies of a dynamic mask", {"children": 2}),
+        ("dynamic: no iteration of a level", {"epochs": 1, "batch_size": 200}),
+        ("dynamic: no iteration of a level", {"levels": 2, "rewind": 16, "rewind_schedule": "kept"}),
+        ("rewind 3: there is one level", {"rewind": 3}),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(message, options):
     with pytest.raises(InputError, match=message):
         find("set", **options)
+
+
+@pytest.mark.parametrize("control", ["random_mask", "shuffle", "rearrange", "invert"])
+def test_gradual_pruning_has_no_controls_that_change_its_mask(control):
+    with pytest.raises(InputError, match=f"controls {control}: gradual pruning begins dense"):
+        find("gradual", controls=[control])
 
 
 @pytest.mark.parametrize(
@@ -309,6 +367,23 @@ def test_every_rule_is_a_flag(place, monkeypatch, rule):
     commands.main(["sweep", *SMALL, *START, "--out", "static"])
     static = ticket_files.read_mask(place / "static" / "tickets.npz", 42, 0)
     assert any((kept[f"{layer}/kernel"] != static[f"{layer}/kernel"]).any() for layer in LAYERS)
+
+
+def test_a_ticket_whose_mask_was_found_while_training_is_exported_as_trained(place, call):
+    flags = ["--sparse-training", "rigl", "--mask-every", "1", *START, "--controls", "reinit"]
+    call("sweep", *SMALL, *flags, "--keep-weights", "all", "--out", "taken")
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["export", "taken", "--seed", "42", "--level", "0"])
+    assert stop.value.code == 2
+    for network in ("ticket", "reinit"):
+        out = f"{network}.safetensors"
+        call(
+            "export", "taken", "--seed", "42", "--level", "0", "--trained", "--network", network, "--out", out
+        )
+        params, mask, _ = lth_jax.load_ticket(out)
+        for layer in LAYERS:
+            weights = np.asarray(params[layer]["kernel"])
+            assert (weights[~np.asarray(mask[layer]["kernel"])] == 0).all()
 
 
 def test_wrong_flags_are_named(refused):

@@ -26,6 +26,12 @@ def test_lenet_300_100():
     assert list(found) == list(expected)  # in the order of the network
 
 
+@pytest.mark.parametrize("activation", [models.leaky_relu, nn.gelu, nn.silu, nn.elu, lambda x: x])
+def test_biases_are_no_products_whatever_is_done_to_their_sums(activation):
+    found = count(models.MLP((30, 20), activation=activation), 8, 8, 1)
+    assert found == {"hidden_0/kernel": 1920, "hidden_1/kernel": 600, "output/kernel": 200}
+
+
 @pytest.mark.parametrize("method", ["auto", "banded", "patches"])
 def test_lenet_5(method):
     # 28×28 → 24×24×6 of 25 weights → 12×12 → 8×8×16 of 150 → 4×4×16 = 256 → 120 → 84 → 10

@@ -203,6 +203,26 @@ def test_a_seed_that_diverges_changes_no_other_by_a_bit(digits, chunk):
     assert [counts[1] for counts in kept] == [8, 82, 6, 30, 4, 15]  # two levels of a fifth each
 
 
+@pytest.mark.parametrize(
+    ("ranked", "expected"),
+    [
+        # the ticket diverges at level 1, its control at level 0
+        ("before", [[0, 1, 1, 1], [1, 0, 1, 1]]),
+        ("dense", [[0, 1, 0, 0], [1, 0, 0, 0]]),
+        ("start", [[0, 1, 0, 0], [1, 0, 0, 0]]),
+    ],
+)
+def test_what_a_ticket_spoils_are_the_masks_that_come_of_it(ranked, expected):
+    loss = np.array([[[0.5, np.nan, 0.3, 0.3], [np.inf, 0.4, 0.3, 0.3]]])
+    values = {"test_loss": (("seed", "network", "level"), loss)}
+    labels = {"seed": [42], "network": ["ticket", "reinit"], "level": [0, 1, 2, 3]}
+    marked = results.mark_diverged(results.by_label(values, labels, {}), ranked)
+    np.testing.assert_array_equal(marked["diverged"].values[0], np.array(expected, bool))
+    turned = {"test_loss": (("seed", "network", "level"), loss[:, ::-1])}
+    whole = results.mark_diverged(results.by_label(turned, labels, {}), "dense")  # the dense ticket itself
+    np.testing.assert_array_equal(whole["diverged"].values[0], [[1, 1, 1, 1], [0, 1, 1, 1]])
+
+
 def test_marking_is_by_loss_and_for_all_levels_after():
     dims = ("initializer", "seed", "level")
     loss = np.array([[[0.5, 0.4, 0.3], [0.5, np.nan, 0.3]], [[np.inf, 1, 1], [0.5, 0.4, 0.3]]])

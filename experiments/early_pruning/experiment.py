@@ -16,6 +16,8 @@ numbers of weights, 0.8ⁿ of all:
   of Erdős and Rényi's (``erk``).
 
 The gradients of a score are of 100 examples, ten a class; SynFlow prunes in 100 steps, all others in one.
+Networks of one seed begin with one θ0; what is pruned before and while training has no dense level, so that
+its order of examples at a size is the one that the others have at the size before.
 """
 
 import dataclasses
@@ -156,8 +158,11 @@ def check(config: Config, dataset: data.Dataset) -> None:
     examples = len(dataset.train_labels)
     check_batches(config, examples, epochs=("epochs",))
     steps = config.epochs * (examples // config.batch_size)
+    changing = [name for name in config.pruners if name in WHILE and not name.startswith("static")]
     changes = dynamic.Dynamic(dynamic.RULES["set"], config.mask_every).last(steps)
-    require(changes > 0, f"--mask-every {config.mask_every}: a training has {steps:,} iterations")
+    require(
+        changes > 0 or not changing, f"--mask-every {config.mask_every}: a training has {steps:,} iterations"
+    )
     try:
         for pruner in config.pruners:
             search_of(config, dataset, pruner)

@@ -98,6 +98,8 @@ class Config:
         check_choices(self)
         check_distinct(self, "seeds", "rewinds")
         check_limits(self, LIMITS)
+        table = self.network == "mlp" or self.table_levels == 0
+        require(table, f"--table-levels {self.table_levels}: the table is of --network mlp; say 0")
 
 
 PRESETS = {

@@ -23,7 +23,7 @@ def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
 def draw_against_size(measured: xr.Dataset) -> Any:
     """Error barrier and test accuracy of tickets and controls at k = 0, against weights kept."""
     figure, (left, right) = figures.new_figure(2)
-    at = measured.isel(rewind=0)
+    at = at_the_start(measured)
     kept = at["kept"].sel(network="ticket").mean("seed").values * 100
     for index, parent in enumerate(at["parent"].values.tolist()):
         height = by_level(at["test_error_barrier"].sel(parent=parent))
@@ -40,6 +40,11 @@ def draw_against_size(measured: xr.Dataset) -> Any:
     return figure
 
 
+def at_the_start(measured: xr.Dataset) -> xr.Dataset:
+    """The results at k = 0, or at the smallest k that there is."""
+    return measured.sel(rewind=measured["rewind"].min())
+
+
 def by_level(values: xr.DataArray, last: str = "level") -> np.ndarray:
     """Values as ``[sample, level]``, whatever the samples are."""
     return values.transpose(..., last).values.reshape(-1, values.sizes[last])
@@ -47,7 +52,7 @@ def by_level(values: xr.DataArray, last: str = "level") -> np.ndarray:
 
 def draw_lines(measured: xr.Dataset) -> Any:
     """Test error along the line at some sizes, all pairs: a column a network, a line a size."""
-    at = measured.isel(rewind=0)
+    at = at_the_start(measured)
     parents = at["parent"].values.tolist()
     levels = np.unique(np.linspace(0, measured.sizes["level"] - 1, 5).astype(int))
     figure, axes = figures.new_figure(len(parents), width=4.2, squeeze=False, sharey=True)

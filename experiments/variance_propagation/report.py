@@ -119,7 +119,7 @@ def readings(measured: xr.Dataset) -> str:
 
 The published axis says variance; its exponents are those of standard deviations. Forward at the last hidden
 layer, backward at the first; mean ± standard deviation over networks, of which the published curves show one.
-If panel a shows activations ReLU(f) instead of pre-activations f, take 0.15 off ours (0.30 off a variance)."""
+If panel a shows activations ReLU(f) instead of pre-activations f, take 0.15 off ours, 0.30 off a variance."""
     return f"{text}\n\n{markdown(header, rows)}"
 
 

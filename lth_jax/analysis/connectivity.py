@@ -98,10 +98,14 @@ def recomputed(
     task = classification() if task is None else task
     key = jax.random.key(0) if key is None else key
 
-    def one(collections: Any, batch: PyTree) -> tuple[Any, None]:
-        return network.apply(state.params, collections, task.inputs(None, batch), key)[1], None
+    def one(collections: Any, inputs: tuple[Array, PyTree]) -> tuple[Any, None]:
+        number, batch = inputs
+        own = jax.random.fold_in(key, number)
+        images = task.inputs(jax.random.fold_in(own, 2**31 - 1), batch)  # as in a training step
+        return network.apply(state.params, collections, images, own)[1], None
 
-    return state._replace(collections=jax.lax.scan(one, state.collections, batches)[0])
+    numbered = (jnp.arange(examples_of(batches)), batches)
+    return state._replace(collections=jax.lax.scan(one, state.collections, numbered)[0])
 
 
 def barrier(values: Float[Array, "*pairs points"]) -> Float[Array, "*pairs"]:
@@ -140,8 +144,7 @@ def compare(
     network, task, found = recipe.network, recipe.task, {}
     batches, key = None, stream(pair.seed, "sample")
     if statistics == "recomputed" and jax.tree.leaves(pair.one.collections):
-        count = min(examples_of(data) // recipe.batch_size, RECOMPUTED)
-        chosen = batch_order(key, examples_of(data), recipe.batch_size, count)
+        chosen = batch_order(key, examples_of(data), recipe.batch_size, RECOMPUTED)
         batches = jax.tree.map(lambda leaf: leaf[chosen], data)
     one, other = pair.one, pair.other
     for name, split in splits.items():
@@ -192,7 +195,7 @@ def overlap(one: Mask, other: Mask, of: PyTree[bool]) -> Float[Array, ""]:
 def agreement(
     one: TrainState, other: TrainState, data: PyTree, network: Network, task: Task | None = None
 ) -> Float[Array, ""]:
-    """The share of examples to which two classifiers give the same class.
+    """The share of examples to which two classifiers give the same class; NaN where one has diverged.
 
     Args:
       one: parameters and collections.
@@ -204,8 +207,11 @@ def agreement(
     task = classification() if task is None else task
 
     def same(params: Any, collections: Any, inputs: Any, key: Any) -> Any:
-        answers = [network.apply(params[n], collections[n], inputs, None)[0].argmax(-1) for n in params]
-        return (answers[0] == answers[1]).reshape(answers[0].shape[0], -1).mean(1), collections
+        logits = [network.apply(params[n], collections[n], inputs, None)[0] for n in params]
+        answers = [each.argmax(-1) for each in logits]
+        agree = (answers[0] == answers[1]).reshape(answers[0].shape[0], -1).mean(1)
+        known = [jnp.isfinite(each).reshape(each.shape[0], -1).all(1) for each in logits]
+        return jnp.where(known[0] & known[1], agree, jnp.nan), collections
 
     asked = Task(task.inputs, lambda agree, batch: agree, {})
     both = TrainState(

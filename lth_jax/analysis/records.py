@@ -65,8 +65,8 @@ def labelled(
 
     Without controls and copies the dimension *network* is left out. Where there is a validation split and
     there are curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the
-    other curves there. ``diverged`` marks networks whose loss is not finite, and those of the levels after.
-    Pairs of copies: see :func:`compared`.
+    other curves there. ``diverged`` marks networks whose loss is not finite, and those whose masks come of
+    such a ticket. Pairs of copies: see :func:`compared`.
     ``compressed`` is as how many values a layer was held while it was trained, 0 where it was held dense.
     """
     leaves = zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(plan.prunable), strict=True)
@@ -83,7 +83,8 @@ def labelled(
     found = found.transpose("network", "seed", "level", ...)
     if plan.networks == ["ticket"]:
         found = found.isel(network=0, drop=True)
-    return results.mark_diverged(with_early_stop(found)).assign_attrs(dict(attrs or {}))
+    ranked = "start" if plan.prune_at == "start" else "dense" if plan.sizes.one_shot else "before"
+    return results.mark_diverged(with_early_stop(found), ranked).assign_attrs(dict(attrs or {}))
 
 
 def compared(plan: Plan, found: Mapping[str, np.ndarray], seeds: Sequence[int]) -> xr.Dataset:

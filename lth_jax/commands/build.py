@@ -178,6 +178,12 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
         f"--mask-every {config.mask_every}: a level has {steps} steps, masks change in the first "
         f"{config.mask_until:g} of them",
     )
+    grouped = config.pattern.startswith("groups") and "invert" in config.controls
+    require(
+        not grouped or choices.score_steps == 1,
+        f"--controls invert: with --pattern {config.pattern} say --score-steps 1; of several, its mask has "
+        "other numbers in a group",
+    )
     optimizer = make_optimizer(config, steps)
     return named(
         "the sweep",

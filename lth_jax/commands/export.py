@@ -16,7 +16,7 @@ import xarray as xr
 from lth_jax.analysis import flops, sparsity, tables, ticket_files
 from lth_jax.analysis.ticket_files import Flat
 from lth_jax.commands import build, sweep
-from lth_jax.commands.settings import Config
+from lth_jax.commands.settings import STATIC, Config
 from lth_jax.errors import InputError, require
 from lth_jax.keys import stream
 from lth_jax.places import user_path
@@ -73,9 +73,15 @@ def run(parsed: argparse.Namespace) -> None:
     model = build.make_model(chosen, image_shape, int(measured.attrs["classes"]))
     stored, saved = folder / ticket_files.TICKETS, {}
     require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
+    changed = chosen.sparse_training != STATIC
+    require(
+        parsed.trained or not changed,
+        f"--sparse-training {chosen.sparse_training}: its mask was found while training; say --trained",
+    )
     if parsed.trained:
         params, saved = ticket_files.read_trained(stored, seed, level, parsed.network)
-        if re.split("[:/]", parsed.network)[0] in SAME_MASK:  # whose kept weights may be exactly 0
+        same = ("ticket",) if changed else SAME_MASK
+        if re.split("[:/]", parsed.network)[0] in same:  # whose kept weights may be exactly 0
             mask = ticket_files.read_mask(stored, seed, level)
         else:
             mask = {

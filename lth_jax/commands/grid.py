@@ -20,9 +20,9 @@ from lth_jax.errors import InputError, require
 from lth_jax.runs import results
 from lth_jax.runs.config import flag
 
-FIXED = ("seeds", "dataset", "grid", "rewind")
-"""Fields that are no part of a grid: seeds are replicates, several ways to rewind have their own flag, and
-results of several data sets are no results of one."""
+FIXED = ("seeds", "dataset", "grid", "rewind", "path_points")
+"""Fields that are no part of a grid: seeds are replicates, several ways to rewind have their own flag,
+results of several data sets are no results of one, and lines of several resolutions no one line."""
 
 MOST = 1_000
 
@@ -122,3 +122,10 @@ def joined(config: Any, found: Mapping[tuple[Any, ...], xr.Dataset]) -> xr.Datas
             groups.setdefault(place[:-1], {})[place[-1]] = one
         whole = {place: results.side_by_side(group, name) for place, group in groups.items()}
     return whole[()]
+
+
+def attributes(found: Sequence[xr.Dataset]) -> dict[str, Any]:
+    """The attributes that all sweeps of a grid share, and the seconds of all of them."""
+    first, *others = [each.attrs for each in found]
+    shared = {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
+    return shared | {"seconds": sum(each.attrs["seconds"] for each in found)}

@@ -22,6 +22,7 @@ from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.devices import use_host_devices
+from lth_jax.errors import require
 from lth_jax.keys import stream
 from lth_jax.places import user_path
 from lth_jax.runs import config, identity, memory, processes, results
@@ -86,6 +87,7 @@ def sweep_each(
     work: Work, chosen: Config, execution: Execution, folder: Path, points: Sequence[grid.Point]
 ) -> None:
     """A sweep for each point of a grid, each in a folder of its own, and their results side by side."""
+    require(not execution.distributed, "--distributed: takes one sweep, no --grid and one way to --rewind")
     use_host_devices()
     dataset = data.load(chosen.dataset, execution.data_dir or None)
     for point in points:
@@ -98,9 +100,10 @@ def sweep_each(
             execute(work, point.config, dataclasses.replace(execution, out=str(part)), part)
         if processes.is_first():
             found = {point.place: results.load(folder / point.folder / results.RESULTS) for point in points}
-            seconds = sum(one.attrs["seconds"] for one in found.values())
-            attrs = {**found[points[0].place].attrs, "config": config.to_json(chosen), "seconds": seconds}
-            joined = grid.joined(chosen, found).assign_attrs(attrs)
+            told = {"config": config.to_json(chosen), "model": chosen.model}
+            if "model" in grid.axes(chosen):
+                told["model"] = ", ".join(dict.fromkeys(point.config.model for point in points))
+            joined = grid.joined(chosen, found).assign_attrs(grid.attributes(list(found.values())) | told)
             results.save(joined, folder / results.RESULTS)
             conclude(joined, folder, tables.console())
 
@@ -237,6 +240,7 @@ def conclude(measured: xr.Dataset, folder: Path, console: Console) -> None:
         tables.print_line(console, line)
     tables.print_line(console, f"report: {folder / results.REPORT}")
     varied = json.loads(attrs["config"])
-    if not varied.get("grid") and "rewind" not in measured.dims:  # each sweep of several has its own tickets
+    several = varied.get("grid") or "rewind" in measured.dims  # each of them has its own tickets
+    if not several and varied["sparse_training"] == settings.STATIC:
         last = f"--seed {measured['seed'].values[0]} --level {measured['level'].values[-1]}"
         tables.print_line(console, f"a ticket: lth-jax export {shlex.quote(str(folder))} {last}")

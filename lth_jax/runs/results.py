@@ -138,19 +138,24 @@ def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def mark_diverged(dataset: xr.Dataset) -> xr.Dataset:
-    """Add ``diverged``: where a loss is NaN or infinite, and at the levels after it, whose masks come of it.
+def mark_diverged(dataset: xr.Dataset, ranked: str = "before") -> xr.Dataset:
+    """Add ``diverged``: where a loss is NaN or infinite, and wherever a mask comes of such a ticket.
 
     A network of NaN answers 0 to everything and is right about a tenth of the time: its accuracies become
     NaN, so that no mean counts them.
 
     Args:
-      dataset: variables called ``…_loss`` and ``…_accuracy`` that share their dimensions.
+      dataset: variables called ``…_loss`` and ``…_accuracy`` that share their dimensions. With a dimension
+        ``network`` masks come of the ``ticket``, also those of its controls.
+      ranked: what a level's mask comes of: the level ``before``, the ``dense`` one, or the ``start`` alone.
     """
     losses = [values for name, values in dataset.items() if str(name).endswith("_loss")]
     diverged = ~functools.reduce(operator.and_, map(xr.ufuncs.isfinite, losses))
-    if "level" in diverged.dims:
-        diverged = diverged.cumsum("level") > 0
+    if "level" in diverged.dims and ranked != "start":
+        ticket = diverged.sel(network="ticket", drop=True) if "network" in diverged.dims else diverged
+        source = ticket if ranked == "before" else ticket & (ticket["level"] == ticket["level"].min())
+        earlier = source.cumsum("level").shift(level=1, fill_value=0) > 0
+        diverged = (diverged | earlier).transpose(*diverged.dims)
     accuracies = {name: v for name, v in dataset.items() if str(name).endswith("_accuracy")}
     marked = {name: values.where(~diverged) for name, values in accuracies.items()}
     return dataset.assign({**marked, "diverged": diverged})

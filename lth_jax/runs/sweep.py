@@ -154,7 +154,7 @@ def run_levels(
         trained, networks = apart(train(compressed(starts))(starts, *shared))
         compared = relate(starts, trained, shared)
         if plan.recipe.dynamic is not None:
-            inspected = ended(runs, tickets(trained).mask)
+            inspected = ended(*axis.to_first_device((runs, tickets(trained).mask), mesh))
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
         if plan.prune_at == "trained":
             checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
@@ -179,7 +179,8 @@ def _pair_function(
 
     def relate(starts: Start, trained: TrainState, shared: tuple[PyTree, Splits, Splits]) -> PyTree:
         data, watch, final = shared
-        return apart(of_pair(pick(starts, trained), data, {**watch, **final}))
+        pair = pick(*axis.to_first_device((starts, trained._replace(opt_state={})), mesh))
+        return apart(of_pair(pair, data, {**watch, **final}))
 
     return relate
 

@@ -10,7 +10,7 @@ GraSP's outputs are divided by 200, and its gradient is that of the ranked leave
 of every leaf, biases too, and ones for inputs, the model's other variables as they are. ``taylor`` ranks as
 ``snip`` does.
 
-Magnitude and random scores at initialization are ``large_init`` and ``random`` of :mod:`scores`.
+Magnitude at initialization is ``large_init`` of :mod:`scores`.
 """
 
 import jax
@@ -30,6 +30,14 @@ SYNFLOW_STEPS = 100
 
 EXAMPLES_PER_CLASS = 10
 """Of the batch that gradients are taken of (Frankle et al. 2021)."""
+
+
+def at_random(scoring: Scoring) -> Scores:
+    """A draw for each weight from the run's own stream, whatever the weight is."""
+    leaves, tree = jax.tree.flatten(scoring.trained)
+    keys = [jax.random.fold_in(scoring.key, place) for place in range(len(leaves))]
+    drawn = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def snip(scoring: Scoring) -> Scores:
@@ -101,6 +109,7 @@ OF_GRADIENTS: dict[str, Score] = {"snip": snip, "grasp": grasp, "taylor": taylor
 SCORES: dict[str, Score] = {
     **{name: by_weight(criterion) for name, criterion in CRITERIA.items()},
     "magnitude": magnitude,
+    "random": at_random,
     **OF_GRADIENTS,
     "synflow": synflow,
 }

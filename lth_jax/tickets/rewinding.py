@@ -39,13 +39,23 @@ SCHEDULES = (
 
 def schedule_at(opt_state: optax.OptState, step: int | Int[Array, ""]) -> optax.OptState:
     """An optimizer's state with its learning-rate schedules at a step, its moments as they are."""
+    return _with_schedules(opt_state, lambda count: jnp.full_like(count, step))
+
+
+def schedule_forward(opt_state: optax.OptState) -> optax.OptState:
+    """An optimizer's state with its learning-rate schedules a step farther on, its moments as they are."""
+    return _with_schedules(opt_state, lambda count: count + 1)
+
+
+def _with_schedules(opt_state: optax.OptState, move: Callable[[Array], Array]) -> optax.OptState:
     is_schedule = lambda node: type(node).__name__ in SCHEDULES  # noqa: E731
 
     def place(node: Any) -> Any:
         if not is_schedule(node):
             return node
-        inner = {name: schedule_at(value, step) for name, value in node._asdict().items() if name != "count"}
-        return node._replace(count=jnp.full_like(node.count, step), **inner)
+        fields = node._asdict()
+        inner = {name: _with_schedules(value, move) for name, value in fields.items() if name != "count"}
+        return node._replace(count=move(node.count), **inner)
 
     return jax.tree.map(place, opt_state, is_leaf=is_schedule)
 
