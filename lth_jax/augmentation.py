@@ -138,12 +138,23 @@ def normalize(mean: Sequence[float] | np.ndarray, std: Sequence[float] | np.ndar
       std: likewise, positive.
 
     Raises:
-      InputError: a number is not finite, or a standard deviation not positive.
+      InputError: a number is not finite, or a standard deviation not positive; where it is applied: the
+        image is not of floats, or has another number of channels.
     """
     least, spread = (np.asarray(each, np.float32).reshape(1, 1, -1) for each in (mean, std))
     fits = np.isfinite(least).all() and np.isfinite(spread).all() and (spread > 0).all()
     require(bool(fits), f"mean {mean}, std {std}: expected finite numbers, standard deviations above 0")
-    return Fixed(lambda image: (image - jnp.asarray(least, image.dtype)) / jnp.asarray(spread, image.dtype))
+    sizes = {least.size, spread.size}
+
+    def change(image: Any) -> Any:
+        floats = jnp.issubdtype(image.dtype, jnp.floating)
+        require(floats, f"normalize: the image is {image.dtype}, expected floating point")
+        channels = image.shape[-1]
+        told = f"normalize: {least.size} means and {spread.size} standard deviations, {channels} channels"
+        require(sizes <= {1, channels}, told)
+        return (image - jnp.asarray(least, image.dtype)) / jnp.asarray(spread, image.dtype)
+
+    return Fixed(change)
 
 
 def statistics(

@@ -245,3 +245,17 @@ def test_images_of_one_colour_cannot_be_normalized():
     black = np.zeros((3, 4, 4, 1), np.uint8)
     with pytest.raises(ValueError, match="--normalize: channel 0 has one value everywhere"):
         inputs.make_task((), True, black)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "told"),
+    [
+        ((5, 7, 1), np.float32, "normalize: 3 means and 3 standard deviations, 1 channels"),
+        ((5, 7, 4), np.float32, "normalize: 3 means and 3 standard deviations, 4 channels"),
+        ((5, 7, 3), np.uint8, "normalize: the image is uint8, expected floating point"),
+    ],
+)
+def test_a_normalization_of_other_images_is_refused(shape, dtype, told):
+    with pytest.raises(ValueError, match=told):
+        normalize(MEAN, STD).change(np.zeros(shape, dtype))
+    assert normalize((0.5,), (0.5,)).change(IMAGE).shape == IMAGE.shape

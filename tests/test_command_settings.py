@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_digits
+from conftest import make_digits, one_line
 
 from lth_jax import commands, compression, search
-from lth_jax.commands import build, settings, sweep
+from lth_jax.commands import build, flags, settings, sweep
+from lth_jax.errors import InputError
 from lth_jax.runs import signals
 from lth_jax.tickets import rewinding
 
@@ -129,3 +130,17 @@ def test_training_to_the_step_to_rewind_to_hears_a_signal():
         with pytest.raises(signals.Stopped):
             search.start_runs(found, (1, 2), digits)
         request.number = None  # it has been heard
+
+
+def test_a_number_of_too_many_digits_is_one_line(tmp_path):
+    (tmp_path / "long.toml").write_text(f"epochs = 0x{'f' * 4000}")
+    with pytest.raises(InputError, match=r"--config .*long.toml: epochs: Exceeds the limit") as error:
+        flags.from_toml(tmp_path / "long.toml", settings.Config)
+    assert len(one_line(error)) < 400
+
+
+def test_seeds_are_counted_over_all_ranges():
+    assert len(flags.parse_seeds("0-49999,50000-99999")) == 100_000
+    for text in ("0-49999,50000-100000", "0-99999,100000"):
+        with pytest.raises(InputError, match="at most 100,000 seeds"):
+            flags.parse_seeds(text)

@@ -1,6 +1,7 @@
 """Torchvision's layouts, CIFAR's pickles and binary files, SVHN, EMNIST."""
 
 import collections
+import io
 import pickle
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from archive_files import RNG, WRITERS, batch, colours, planes, write_cifar10, write_svhn
 from conftest import one_line
 from idx import gzipped, idx_bytes, write_idx
+from scipy.io import savemat
 
 from lth_jax import data
-from lth_jax.data import DataError
+from lth_jax.data import DataError, known
+from lth_jax.data import datasets as loading
 
 pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
 
@@ -141,3 +144,60 @@ def test_emnists_parts(tmp_path, part, first, classes):
     (folder / f"emnist-{part}-train-labels-idx1-ubyte").write_bytes(idx_bytes((labels + 1).astype(np.uint8)))
     with pytest.raises(DataError, match=f"expected labels 0 … {classes - 1}, found {classes}"):
         data.load(f"emnist/{part}", tmp_path)
+
+
+def test_a_pickle_that_encodes_one_text_again_and_again_is_refused(tmp_path):
+    """A megabyte of file would take 400 of memory."""
+    write_cifar10(tmp_path)
+    text = b"c_codecs\nencode\nq\x00X" + (10_000).to_bytes(4, "little") + b"a" * 10_000
+    again = b"h\x00h\x01X\x06\x00\x00\x00latin1\x86R"
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02" + text + b"q\x01" + again * 3 + b".")
+    with pytest.raises(DataError, match=r"test_batch: .* encodes more bytes than the file has"):
+        data.load("cifar10", tmp_path)
+
+
+def mat_header(name, shape, kind):
+    """A MATLAB file's one variable of so many values, of which it has not one."""
+    whole = savemat(file := io.BytesIO(), {name: np.zeros((1,) * (len(shape) - 1) + (2,), np.uint8)}) or file
+    content = bytearray(whole.getvalue())
+    content[128 + 16] = kind
+    sizes = b"".join(size.to_bytes(4, "little") for size in shape)
+    return bytes(content[: 128 + 32]) + sizes + bytes(content[128 + 32 + len(sizes) :])
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "told"),
+    [
+        ((1, 100_000_000), 4, r"expected X uint8 \[32, 32, 3, n\] and y \[n\], found X char"),
+        ((32, 32, 3, 100_000), 9, "the header promises 307,200,000 bytes, more than the file can hold"),
+    ],
+)
+def test_a_mat_files_header_is_looked_at_first(tmp_path, monkeypatch, shape, kind, told):
+    """Filling a character's missing values takes half a gigabyte."""
+    write_svhn(tmp_path)
+    path = tmp_path / "train_32x32.mat"
+    path.write_bytes(mat_header("X", shape, kind))
+    if kind == 9:
+        savemat(rest := io.BytesIO(), {"y": np.zeros((1, shape[3]), np.uint8)}, do_compression=True)
+        path.write_bytes(path.read_bytes() + rest.getvalue()[128:])
+    monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(DataError, match=f"train_32x32.mat: {told}"):
+        data.load("svhn", tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"y": None}, {"y": np.ones((3, 1), np.uint8)}, {"y": "a" * 12}])
+def test_a_mat_file_without_its_labels_is_named(tmp_path, change):
+    images = write_svhn(tmp_path)
+    entries = {"X": images[:12].transpose(1, 2, 3, 0), **change}
+    savemat(tmp_path / "train_32x32.mat", {name: each for name, each in entries.items() if each is not None})
+    with pytest.raises(DataError, match=r"train_32x32.mat: expected X uint8 \[32, 32, 3, n\] and y"):
+        data.load("svhn", tmp_path)
+
+
+def test_fashion_mnists_title_is_of_its_own_bytes_alone(tmp_path, monkeypatch):
+    write_idx(tmp_path)
+    found = data.load("fashion_mnist", tmp_path)
+    assert found.title == "files called fashion_mnist (60 + 20 examples)"
+    facts = known.KNOWN["fashion_mnist"]._replace(official=found.fingerprint, counts=(60, 20))
+    monkeypatch.setitem(loading._KNOWN, "fashion_mnist", facts)
+    assert data.load("fashion_mnist", tmp_path).title == "Fashion-MNIST"

@@ -138,7 +138,7 @@ def test_the_folder_of_a_data_sets_name_comes_first(tmp_path):
     write_idx(tmp_path / "fashion-mnist", seed=1)
     fashion = data.load("fashion_mnist", tmp_path)
     np.testing.assert_array_equal(fashion.train_images[..., 0], digits(1).train_images)
-    assert fashion.title.startswith("Fashion-MNIST")
+    assert fashion.title.startswith("files called fashion_mnist")
 
 
 def test_another_data_sets_files_are_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Archives, arrays and pictures of one's own, each written by its format's own writer."""
 
+import io
 import zipfile
 
 import numpy as np
@@ -14,7 +15,7 @@ from test_tfds import write_prepared
 
 from lth_jax import data, training
 from lth_jax.commands import settings, sweep
-from lth_jax.data import DataError, formats, known
+from lth_jax.data import DataError, formats, known, own
 from lth_jax.data import datasets as loading
 
 pytestmark = pytest.mark.usefixtures("nothing_of_this_machine")
@@ -148,7 +149,7 @@ def test_jpegs_are_read_as_pillow_reads_them(tmp_path):
     ("change", "told"),
     [
         (lambda f: (f / "test").rename(f / "tests"), "has no folder test; expected train/CLASS/*.png"),
-        (lambda f: (f / "test" / "eel").mkdir(), "class eel has no pictures to train on"),
+        (lambda f: (f / "train/cat").rename(f / "test/eel"), "class eel has no pictures to train on"),
         (
             lambda f: [p.unlink() for p in f.glob("train/*/*")],
             "holds no class folders with PNG or JPEG files",
@@ -209,16 +210,16 @@ def test_a_title_says_mnist_of_mnists_bytes_alone(tmp_path, monkeypatch):
     """In whatever order, as TFDS has them; not of others under its files' names."""
     write_idx(tmp_path)
     assert data.load("mnist", tmp_path).title == "files called mnist (60 + 20 examples)"
-    own = formats.read_idx_folder(tmp_path, (28, 28), 10)
-    facts = known.KNOWN["mnist"]._replace(unordered=formats.unordered(own), counts=(60, 20))
+    small = formats.read_idx_folder(tmp_path, (28, 28), 10)
+    facts = known.KNOWN["mnist"]._replace(unordered=formats.unordered(small), counts=(60, 20))
     monkeypatch.setitem(loading._KNOWN, "mnist", facts)
     order = RNG.permutation(60)
-    turned = own._replace(train_images=own.train_images[order], train_labels=own.train_labels[order])
+    turned = small._replace(train_images=small.train_images[order], train_labels=small.train_labels[order])
     for part, values in turned._asdict().items():
         stem = formats.IDX_STEMS[part]
         (tmp_path / stem).write_bytes(idx_bytes(values[..., 0] if values.ndim == 4 else values))
     assert data.load("mnist", tmp_path).title == "MNIST"
-    swapped = own.train_labels.copy()
+    swapped = small.train_labels.copy()
     swapped[:2] = swapped[1::-1]
     (tmp_path / formats.IDX_STEMS["train_labels"]).write_bytes(idx_bytes(swapped))
     assert data.load("mnist", tmp_path).title == "files called mnist"
@@ -264,3 +265,74 @@ def test_mutated_files_of_every_format_are_read_or_refused(tmp_path, tally, kind
         refused += bool(said_by(lambda: data.find(name, tmp_path, True)))
     assert refused > cases / 10
     tally("mutated files read or refused", cases)
+
+
+def test_a_header_that_says_it_is_long_is_not_read(tmp_path):
+    """NumPy would read all of it, up to 4 GiB, before it looks at its own limit."""
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (0,), }".ljust(20_000) + b"\n"
+    content = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text
+    for part in formats.Arrays._fields:
+        (tmp_path / f"{part}.npy").write_bytes(content)
+    with pytest.raises(DataError, match="the header has 20,001 bytes, over 10,000"):
+        data.load(f"npy:{tmp_path}")
+
+
+def test_members_that_say_they_are_large_are_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "mine.npz", **arrays()._asdict())
+    monkeypatch.setattr("lth_jax.data.own.MAX_DEFLATE_RATIO", -10)
+    with pytest.raises(DataError, match=r"mine.npz/train_images: \d+ bytes cannot hold the 488 that are"):
+        data.load("npz:mine.npz", tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="has 3,000,000,000 bytes, over"):
+        own.read_array(io.BytesIO(), 3_000_000_000)
+
+
+def test_folders_that_are_no_classes_change_nothing(tmp_path):
+    """Empty ones and hidden ones, in either part, before the cache is written and after."""
+    write_pictures(tmp_path)
+    first = data.load(f"folder:{tmp_path}")
+    for name in ("train/a", "test/a", "train/.ipynb_checkpoints", "test/.hidden"):
+        (tmp_path / name).mkdir()
+    for name in ("train/.ipynb_checkpoints/0.png", "test/.hidden/0.png", "train/cat/._0.png"):
+        (tmp_path / name).write_bytes((tmp_path / "train/cat/0.png").read_bytes())
+    for fresh in (False, True):
+        found = loading.find(f"folder:{tmp_path}", fresh=fresh)
+        assert (found.classes, found.fingerprint) == (3, first.fingerprint)
+
+
+def test_a_cache_is_of_its_classes(tmp_path):
+    """Links to the same files, in the same order, but of other classes."""
+    write_pictures(tmp_path / "zoo")
+    for part, name in (("train", "a"), ("train", "b"), ("test", "b")):
+        (tmp_path / "linked" / part / name).mkdir(parents=True)
+    for name, into in (("train/cat/0", "a"), ("train/cat/1", "a"), ("train/dog/0", "b"), ("test/dog/0", "b")):
+        part, _, file = name.split("/")
+        link = tmp_path / "linked" / part / into / f"{file}.png"
+        link.symlink_to(tmp_path / "zoo" / f"{name}.png")
+    name = f"folder:{tmp_path / 'linked'}"
+    assert data.load(name).train_labels.tolist() == [0, 0, 1]
+    folder = tmp_path / "linked" / "train"
+    (folder / "a" / "1.png").rename(folder / "b" / "-1.png")
+    assert data.load(name).train_labels.tolist() == [0, 1, 1]
+
+
+def test_what_the_system_refuses_is_named(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "train" / "cat" / "9.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="cannot be read: No such file or directory") as error:
+        data.load(f"folder:{tmp_path}")
+    assert "train/cat/9.png" in one_line(error)
+    for kind in ("npy", "npz", "folder"):
+        with pytest.raises(DataError, match=r"a{300}"):
+            data.load(f"{kind}:{'a' * 300}")
+    with pytest.raises(DataError, match=r"a{300}: cannot be read: File name too long"):
+        data.load(f"npz:{'a' * 300}")
+
+
+def test_an_error_of_the_system_without_a_name_is_said(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError("no more of this")
+
+    monkeypatch.setattr("lth_jax.data.own.picture_files", refuse)
+    with pytest.raises(DataError, match=r"folder:.*: cannot be read: no more of this"):
+        data.load(f"folder:{tmp_path}")

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,3 +176,59 @@ def test_tfds_prepares_the_official_archives(tmp_path):
             images, labels = getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels")
             both.append(sorted(i.tobytes() + bytes([n]) for i, n in zip(images, labels, strict=True)))
         assert both[0] == both[1]
+
+
+class Prepared:
+    """What a builder of TFDS gives, for a folder of these examples."""
+
+    def __init__(self, examples, number):
+        self.examples, self.asked, self.info = examples, 0, SimpleNamespace()
+        split = SimpleNamespace(num_examples=number)
+        shaped = SimpleNamespace(shape=(None, None, 3))
+        self.info.splits = {"train": split, "test": split}
+        self.info.features = {"image": shaped, "label": None}
+        self.info.file_format = SimpleNamespace(value="array_record")
+
+    def as_data_source(self, split):
+        return self
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitems__(self, places):
+        self.asked += len(places)
+        return [self.examples[place] for place in places]
+
+
+def example(size, label=0):
+    return {"image": np.zeros((size, size, 3), np.uint8), "label": label}
+
+
+@pytest.mark.parametrize(
+    ("examples", "number", "asked", "told"),
+    [
+        ([example(4), example(5)], 2, 2, r"train images are \(4, 4, 3\) and \(5, 5, 3\)"),
+        (
+            [example(1000)] * 3,
+            1000,
+            1,
+            "train takes 3,000,000,000 bytes, over",
+        ),
+    ],
+)
+def test_images_whose_size_the_folder_does_not_say_are_measured(monkeypatch, examples, number, asked, told):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = Prepared(examples, number)
+    monkeypatch.setattr(tfds, "builder_from_directory", lambda _: builder)
+    with pytest.raises(DataError, match=told):
+        data_formats.read_prepared(Path("folder"))
+    assert builder.asked == asked
+
+
+def test_labels_that_are_no_whole_numbers_are_not_rounded(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = Prepared([example(4, np.float32(0.5)), example(4, np.float32(1.5))], 2)
+    monkeypatch.setattr(tfds, "builder_from_directory", lambda _: builder)
+    arrays = data_formats.read_prepared(Path("folder"))
+    with pytest.raises(DataError, match="train_labels: expected integers, found float32"):
+        data.from_arrays("mine", *arrays)

@@ -27,7 +27,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         low, high = int(first), int(last or first)
         if high < low:
             raise InputError(f"--seeds {text}: the range {part.strip()} runs backwards; write {high}-{low}")
-        if high - low >= 100_000 or high >= 2**31:
+        if len(seeds) + high - low >= 100_000 or high >= 2**31:
             raise InputError(f"--seeds {text}: at most 100,000 seeds, each below 2147483648")
         seeds.extend(range(low, high + 1))
     if len(set(seeds)) != len(seeds):
@@ -147,6 +147,8 @@ def from_toml(path: Path, *configs: type) -> dict[str, Any]:
             given[name] = converter(hints[name], name)(text)
         except InputError as error:
             raise InputError(f"--config {path}: {error}") from None
+        except ValueError as error:  # a number of too many digits to be written
+            raise InputError(f"--config {path}: {key}: {str(error)[:200]}") from None
     return given
 
 

@@ -12,6 +12,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from lth_jax.data.formats import (
     MAX_BYTES,
+    MAX_DEFLATE_RATIO,
     Arrays,
     DataError,
     check_labels,
@@ -52,31 +54,43 @@ class Stored:
         self.state = state
 
 
-def _encoded(text: Any, encoding: Any) -> bytes:
-    """Bytes as Python 3 writes them for Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes in an unknown encoding")
-    return text.encode("latin1")
-
-
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): Stored,
     ("numpy._core.multiarray", "_reconstruct"): Stored,
     ("numpy", "ndarray"): Stored,
     ("numpy", "dtype"): Stored,
-    ("_codecs", "encode"): _encoded,
 }
-"""Names that a pickle may use, and what they are here."""
+"""Names that a pickle may use, and what they are here; ``_codecs.encode`` is a reader's own."""
 
 
 class Restricted(pickle.Unpickler):
-    """An unpickler that runs nothing."""
+    """An unpickler that runs nothing.
+
+    Args:
+      content: the pickle.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.left = len(content)
+        """Bytes that it may still encode: a text of the memo, however long, costs a file only 8 each time."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What stands for a name; any other than those of an array is refused."""
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return self._encoded
         if (module_name, global_name) not in ALLOWED:
             raise pickle.UnpicklingError(f"asks for {module_name}.{global_name}, which no batch needs")
         return ALLOWED[module_name, global_name]
+
+    def _encoded(self, text: Any, encoding: Any) -> bytes:
+        """Bytes as Python 3 writes them for Python 2."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("bytes in an unknown encoding")
+        self.left -= len(text)
+        if self.left < 0:
+            raise pickle.UnpicklingError("encodes more bytes than the file has")
+        return text.encode("latin1")
 
 
 def check_opcodes(content: bytes) -> None:
@@ -131,7 +145,7 @@ def read_pickle(path: Path, label: str, classes: int) -> tuple[np.ndarray, np.nd
         check_size(path)
         content = path.read_bytes()
         check_opcodes(content)
-        found = Restricted(io.BytesIO(content), encoding="bytes").load()
+        found = Restricted(content).load()
         entries = {k.decode() if isinstance(k, bytes) else k: v for k, v in found.items()}
         table, labels = _array(entries["data"]), entries[label]
         if not isinstance(labels, list) or not all(type(each) is int for each in labels):
@@ -205,6 +219,7 @@ def read_svhn(folder: Path, classes: int = 10) -> Arrays | None:
     for path in (folder / name for name in SVHN_FILES):
         with reading(path):
             check_size(path)
+            _check_mat(path)
             found = loadmat(path, variable_names=("X", "y"))
             images, labels = np.asarray(found["X"]), np.asarray(found["y"]).ravel()
         whole = images.dtype == np.uint8 and images.shape[:3] == (32, 32, 3) and images.ndim == 4
@@ -214,6 +229,27 @@ def read_svhn(folder: Path, classes: int = 10) -> Arrays | None:
             raise DataError(f"{path}: expected labels 1 … {classes}")
         halves += [np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels.astype(np.int64) % classes]
     return Arrays(*halves)
+
+
+def _check_mat(path: Path) -> None:
+    """Refuse a MATLAB file whose headers are not those of SVHN, or promise more than it can hold.
+
+    Raises:
+      DataError: X or y is missing, there twice, of another shape or class, or too large.
+    """
+    from scipy.io import whosmat
+
+    listed = [each for each in whosmat(path) if each[0] in ("X", "y")]
+    found = {name: (shape, kind) for name, shape, kind in listed}
+    (size, pixels), (column, number) = found.get("X", ((), "")), found.get("y", ((), ""))
+    fits = len(listed) == 2 and pixels == "uint8" and len(size) == 4 and size[:3] == (32, 32, 3)
+    # MATLAB's own numbers are doubles, which it stores as integers where they are whole.
+    if not fits or not re.fullmatch(r"u?int\d+|double", number) or math.prod(column) != size[3]:
+        said = ", ".join(f"{name} {kind} {[*shape]}" for name, shape, kind in listed)[:200]
+        raise DataError(f"{path}: expected X uint8 [32, 32, 3, n] and y [n], found {said or 'neither'}")
+    promised = PIXELS * size[3]
+    if promised > min(MAX_BYTES, path.stat().st_size * MAX_DEFLATE_RATIO):
+        raise DataError(f"{path}: the header promises {promised:,} bytes, more than the file can hold")
 
 
 def read_cifar_folder(folder: Path, classes: int) -> Arrays | None:

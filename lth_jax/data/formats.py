@@ -35,7 +35,7 @@ IDX_STEMS = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-CACHE_LAYOUT = 1
+CACHE_LAYOUT = 2
 
 
 class DataError(ValueError):
@@ -293,12 +293,19 @@ def read_prepared(folder: Path) -> Arrays:
         halves = []
         for split in ("train", "test"):
             _check_prepared(folder, builder, split)
-            pairs = [(example["image"], example["label"]) for example in _examples(builder, split)]
-            expected = builder.info.splits[split].num_examples
-            if len(pairs) != expected or not pairs:
-                raise DataError(f"{folder}: expected {expected} {split} examples, found {len(pairs)}")
-            images, labels = zip(*pairs, strict=True)
-            halves += [np.stack(images), np.asarray(labels, np.int32)]
+            images, labels, expected = [], [], builder.info.splits[split].num_examples
+            for example in _examples(builder, split):
+                image = np.asarray(example["image"])
+                size = expected * image.nbytes
+                if size > MAX_BYTES:
+                    raise DataError(f"{folder}: {split} takes {size:,} bytes, over {MAX_BYTES:,}")
+                if images and image.shape != images[0].shape:
+                    raise DataError(f"{folder}: {split} images are {images[0].shape} and {image.shape}")
+                images.append(image)
+                labels.append(example["label"])
+            if len(images) != expected or not images:
+                raise DataError(f"{folder}: expected {expected} {split} examples, found {len(images)}")
+            halves += [np.stack(images), np.asarray(labels)]
         return Arrays(*halves)
     except DataError:
         raise
@@ -332,8 +339,9 @@ def _examples(builder: Any, split: str, batch: int = 1000) -> Iterator[dict[str,
             yield from map(info.features.deserialize_example_np, _tfrecords(Path(path)))
         return
     source = builder.as_data_source(split=split)
-    for start in range(0, len(source), batch):  # in batches it is three times as fast
-        yield from source.__getitems__(list(range(start, min(start + batch, len(source)))))
+    for start in (0, *range(1, len(source), batch)):  # in batches it is three times as fast; the first alone
+        stop = min(start + batch if start else 1, len(source))
+        yield from source.__getitems__(list(range(start, stop)))
 
 
 def _tfrecords(path: Path) -> Iterator[bytes]:
@@ -359,8 +367,9 @@ def _stored(entry: Path) -> Arrays | None:
 
 
 def cached(
-    name: str, files: Sequence[Path], folder: Path, read: Callable[[], Arrays], fresh: bool = False
-) -> Arrays:
+    name: str, files: Sequence[Path], folder: Path, read: Callable[[], Arrays], fresh: bool = False,
+    layout: object = (),
+) -> Arrays:  # fmt: skip
     """``read()``, or what it gave the last time that ``files`` looked as they do now.
 
     The cache is a convenience: damaged, it is rebuilt; where it cannot be written, none is kept.
@@ -371,9 +380,10 @@ def cached(
       folder: where entries lie.
       read: gives the arrays.
       fresh: read in any case.
+      layout: what else ``read()`` depends on, also part of the key.
     """
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = hashlib.sha256(repr((CACHE_LAYOUT, name, stats)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((CACHE_LAYOUT, name, stats, layout)).encode()).hexdigest()[:16]
     entry = folder / f"{name}-{key}.npz"
     if not fresh and (stored := _stored(entry)):
         return stored

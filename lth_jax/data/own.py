@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lth_jax.data.formats import MAX_BYTES, Arrays, DataError, reading
+from lth_jax.data.formats import MAX_BYTES, MAX_DEFLATE_RATIO, Arrays, DataError, reading
 
 NAMES = {
     "train_images": ("train_images", "x_train"),
@@ -23,6 +23,9 @@ NAMES = {
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 """Of pictures, whatever their case."""
+
+MAX_HEADER = 10_000
+"""Bytes of an ``.npy`` file's header, at most: NumPy's own limit, which it minds once they are read."""
 
 MODES = {"L": 1, "RGB": 3}
 """Pillow's modes that are read, and their channels."""
@@ -63,11 +66,17 @@ def read_array(file: io.BufferedIOBase, size: int) -> np.ndarray:
     Raises:
       ValueError: it is no such file, promises other bytes than it has, or holds objects.
     """
+    if size > MAX_BYTES + 2**16:
+        raise ValueError(f"has {size:,} bytes, over {MAX_BYTES:,}")
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the format is unknown")
+    field = file.read(2 * version[0])
+    length = int.from_bytes(field, "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"the header has {length:,} bytes, over {MAX_HEADER:,}")
     header: Any = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-    shape, fortran, dtype = header(file)
+    shape, fortran, dtype = header(io.BytesIO(field + file.read(length)))
     if dtype.hasobject or dtype.kind not in "uif":
         raise ValueError(f"holds {dtype}, expected numbers")
     promised, found = math.prod(shape) * dtype.itemsize, size - file.tell()
@@ -93,8 +102,11 @@ def read_npz(path: Path) -> Arrays:
             if name is None:
                 found = ", ".join(sorted(inside))[:200] or "nothing"
                 raise DataError(f"{path}: holds {found}, expected {', '.join(NAMES)}")
+            size, packed = inside[name].file_size, inside[name].compress_size
+            if size > packed * MAX_DEFLATE_RATIO + 2**10:
+                raise DataError(f"{path / name}: {packed:,} bytes cannot hold the {size:,} that are promised")
             with reading(path / name), archive.open(inside[name]) as file:
-                parts[part] = read_array(file, inside[name].file_size)  # type: ignore[arg-type]
+                parts[part] = read_array(file, size)  # type: ignore[arg-type]
     return fitted(path, Arrays(**parts))
 
 
@@ -115,6 +127,8 @@ def read_npy_folder(folder: Path) -> Arrays:
 def picture_files(folder: Path) -> dict[str, dict[str, list[Path]]]:
     """A folder's pictures by part (``train``, ``test``) and class, in the order of their names.
 
+    Folders without pictures are no classes, and what is hidden (``.ipynb_checkpoints``) is left out.
+
     Raises:
       DataError: a part or its pictures are missing, or ``test`` has a class that ``train`` has not.
     """
@@ -124,16 +138,22 @@ def picture_files(folder: Path) -> dict[str, dict[str, list[Path]]]:
             raise DataError(
                 f"{folder}: has no folder {part}; expected train/CLASS/*.png and test/CLASS/*.png"
             )
-        classes = sorted(path for path in (folder / part).iterdir() if path.is_dir())
-        found[part] = {
-            path.name: sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-            for path in classes
+        pictures = {
+            path.name: [file for file in _visible(path) if file.suffix.lower() in ENDINGS]
+            for path in _visible(folder / part)
+            if path.is_dir()
         }
-        if not any(found[part].values()):
+        found[part] = {name: files for name, files in pictures.items() if files}
+        if not found[part]:
             raise DataError(f"{folder / part}: holds no class folders with PNG or JPEG files")
-    if unknown := [name for name in found["test"] if not found["train"].get(name)]:
+    if unknown := [name for name in found["test"] if name not in found["train"]]:
         raise DataError(f"{folder / 'test'}: class {unknown[0]} has no pictures to train on")
     return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder in the order of names, but for what is hidden."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def read_pictures(found: dict[str, dict[str, list[Path]]]) -> Arrays:
