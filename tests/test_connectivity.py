@@ -4,14 +4,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import make_digits
 from jax.flatten_util import ravel_pytree
 
-from lth_jax import models
+from lth_jax import models, tasks
 from lth_jax.analysis import connectivity
 from lth_jax.errors import InputError
-from lth_jax.training import TrainState, evaluate
+from lth_jax.runs.sweep import Pair
+from lth_jax.tickets import masks
+from lth_jax.training import Recipe, TrainState, evaluate
 
 DIGITS = make_digits()
 
@@ -173,3 +176,39 @@ def test_what_cannot_be_aligned_is_refused():
         connectivity.align(params, params, ("Dense_0", "BatchNorm_0", "Dense_1"))
     with pytest.raises(InputError, match="the network has BatchNorm_0, Dense_0, Dense_1"):
         connectivity.align(params, params, ("Dense_0", "Dense_1"))
+
+
+def test_a_network_that_has_diverged_agrees_with_nobody():
+    network, _ = NETWORKS["MLP"]
+    one = drawn(network, 0)
+    lost = one._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, one.params))
+    assert float(connectivity.agreement(one, one, DIGITS, network)) == 1
+    for pair in ((one, lost), (lost, lost)):
+        assert np.isnan(connectivity.agreement(*pair, DIGITS, network))
+
+
+def test_statistics_are_those_of_as_many_batches_however_few_the_data():
+    """A statistic far off is forgotten: 100 batches, though an epoch has ten."""
+    network, splits = models.from_linen(Normed()), {"test": DIGITS}
+    far = drawn(network, 0)
+    far = far._replace(collections=jax.tree.map(lambda leaf: leaf + 1e6, far.collections))
+    pair = Pair(jnp.int32(1), masks.ones_like(far.params), far, far)
+    recipe = Recipe(network, optax.sgd(0.1), 20, 10)
+    every = jax.tree.map(lambda _: True, far.params)
+    found = connectivity.compare(pair, DIGITS, splits, recipe, every, 1, "recomputed")
+    near = drawn(network, 0)
+    pair = Pair(jnp.int32(1), masks.ones_like(near.params), near, near)
+    expected = connectivity.compare(pair, DIGITS, splits, recipe, every, 1, "recomputed")
+    np.testing.assert_allclose(found["test_loss_path"], expected["test_loss_path"], rtol=1e-4)
+
+
+def test_what_is_recomputed_sees_images_changed_as_in_training():
+    network = models.from_linen(Normed())
+    state = drawn(network, 0)
+    batches = jax.tree.map(lambda leaf: leaf.reshape(10, 20, *leaf.shape[1:]), DIGITS)
+    plain = tasks.classification()
+    dark = plain._replace(inputs=lambda key, batch: plain.inputs(None, batch) * (0 if key is not None else 1))
+    found = connectivity.recomputed(state, batches, network, dark)
+    mean = np.asarray(found.collections["batch_stats"]["BatchNorm_0"]["mean"])
+    bias = np.asarray(state.params["Dense_0"]["bias"])
+    np.testing.assert_allclose(mean, bias * (1 - 0.5**10), rtol=1e-4, atol=1e-5)

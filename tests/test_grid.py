@@ -130,5 +130,19 @@ def test_a_file_has_a_grid_too(place, call):
     assert found["learning_rate"].values.tolist() == [0.001]
 
 
+def test_attributes_are_those_that_all_sweeps_share(place, call):
+    call("sweep", *TRUNK[4:], "--grid", "model=lenet-300-100,somebodys_net:Net", "--out", "models")
+    found = xr.load_dataset(place / "models" / "results.nc")
+    assert found.attrs["model"] == "lenet-300-100, somebodys_net:Net"
+    assert found["model"].values.tolist() == ["lenet-300-100", "somebodys_net:Net"]
+    other = grid.attributes([xr.Dataset(attrs={"a": 1, "b": n, "seconds": 2.0}) for n in (1, 2)])
+    assert other == {"a": 1, "seconds": 4.0}
+
+
+def test_several_processes_take_one_sweep(refused):
+    line = refused("sweep", *FLAGS, "--distributed", "--out", "none")
+    assert "--distributed: takes one sweep" in line
+
+
 def test_every_field_of_a_grid_is_one_of_the_sweep():
     assert set(grid.FIXED) <= {field.name for field in dataclasses.fields(Config)}

@@ -8,6 +8,7 @@ from small_levels import DIGITS, PRUNABLE, SHAPES, initial, kernels, play
 from sweeps import TINY, make_place
 from test_pruned_at_start import plan_of
 
+import lth_jax
 from lth_jax import commands, models
 from lth_jax.analysis import flops, ticket_files
 from lth_jax.errors import InputError
@@ -153,6 +154,43 @@ def test_a_pattern_has_a_name(text, expected):
 def test_a_name_of_no_pattern_is_refused(text):
     with pytest.raises(InputError, match="expected none, units, groups:M or blocks:ROWSxCOLUMNS"):
         patterns.named(text, scores.magnitude)
+
+
+def test_a_trained_ticket_of_units_says_how_small_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(make_place(tmp_path))
+    flags = ["sweep", "--model", "mlp", "--hidden", "12,8", "--levels", "2", "--seeds", "1", *TINY]
+    flags += ["--pattern", "units", "--rate", "0.5", "--layer-rates", "output=0", "--keep-weights", "all"]
+    commands.main([*flags, "--out", "run"])
+    taken = [
+        "export",
+        "run",
+        "--seed",
+        "1",
+        "--level",
+        "1",
+        "--trained",
+        "--measure",
+        "--out",
+        "one.safetensors",
+    ]
+    commands.main(taken)
+    said = capsys.readouterr().out
+    params, mask, card = lth_jax.load_ticket("one.safetensors")
+    smaller = shrinking.shrink(params, mask, ("hidden_0", "hidden_1", "output"))
+    small = card["shrunk"]
+    assert small["units"] == dict(zip(("hidden_0", "hidden_1", "output"), smaller.widths, strict=True))
+    one, two, classes = smaller.widths
+    assert one < 12
+    assert small["multiply_adds"] == 784 * one + one * two + two * classes
+    assert small["parameters"] == small["multiply_adds"] + one + two + classes
+    assert set(small["ms"]) == {"1", "1024"}
+    assert f"hidden_0 {one}, hidden_1 {two}, output {classes}" in said
+    images = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    outputs = [
+        models.from_linen(models.MLP(widths, 10)).apply(weights, {}, images, None)[0]
+        for widths, weights in (((12, 8), params), ((one, two), smaller.params))
+    ]
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pattern_is_a_flag(tmp_path, monkeypatch):

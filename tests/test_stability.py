@@ -72,6 +72,7 @@ def test_what_is_finished_is_not_trained_again(finished, capsys):
         (["--rewinds", "0,0"], "--rewinds 0,0: one is named twice"),
         (["--children", "1"], "--children 1: expected 2 to 100"),
         (["--levels", "60", "--rate", "0.9"], "--levels"),
+        (["--network", "resnet20"], "--table-levels 2: the table is of --network mlp; say 0"),
     ],
 )
 def test_what_cannot_be_is_refused(finished, flags, line, capsys):
@@ -177,6 +178,17 @@ def test_the_table_says_how_far_ours_lie_in_published_spreads():
     text = report.notes(measured)
     assert "| tickets: distance between two orders | 20.7 ± 0.6 | 21.90 ± 1.00 | +2.0 |" in text
     assert "| random masks: angle between two orders (°) | 49.2 ± 3.0 | 21.90 ± 1.00 | -9.1 |" in text
+
+
+def test_the_table_is_judged_at_its_own_size_alone(finished):
+    found = results.load(finished / "results.nc")  # 80 % kept
+    assert {v.claim.document for v in claims.verdicts(found)} == {claims.PAPER}
+    told = '{"rate": 0.2, "table_levels": 11, "table_epochs": 5}'
+    judged = [
+        v for v in claims.verdicts(found.assign_attrs(config=told)) if v.claim.document == claims.EARLIER
+    ]
+    assert len(judged) == 15
+    assert {v.protocol for v in judged} == {"5 of 50 epochs"}
 
 
 def test_a_preset_of_another_name_is_refused():

@@ -143,7 +143,7 @@ def read_pictures(folder: Path, experiment: str) -> tuple[tuple[Picture, ...], l
 
 def outdated(verdicts: Iterable[Verdict], path: Path) -> list[str]:
     """A line if a run's ``claims.csv`` says something else than its results do now."""
-    columns = ("identifier", "text", "n", "verdict")
+    columns = ("identifier", "text", "published", "n", "verdict", "note")
     ours = [[str(row[name]) for name in columns] for row in to_rows(list(verdicts))]
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -138,6 +138,20 @@ def measure(
     return measured
 
 
+def measure_dense(
+    network: Network,
+    params: Params,
+    collections: Collections,
+    image_shape: Sequence[int],
+    batches: Sequence[int] = (1, 1024),
+    seconds: float = 1.0,
+) -> dict[int, float]:
+    """The seconds that one call of a network takes here, by batch size; arguments as :func:`measure`."""
+    call = jax.jit(lambda p, x: network.apply(p, collections, x, None)[0])
+    images = {batch: jax.random.uniform(jax.random.key(0), (batch, *image_shape)) for batch in batches}
+    return {batch: _median_seconds(call, (params, each), seconds) for batch, each in images.items()}
+
+
 def _median_seconds(function: Callable[..., Any], arguments: Sequence[Any], seconds: float) -> float:
     """The median of one call's seconds, over as many calls as fit, at least one, after two to warm up."""
     for _ in range(2):

@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from lth_jax import models
 from lth_jax.analysis import flops, sparsity, tables, ticket_files
 from lth_jax.analysis.ticket_files import Flat
 from lth_jax.commands import build, sweep
@@ -22,6 +23,7 @@ from lth_jax.keys import stream
 from lth_jax.places import user_path
 from lth_jax.runs import results, storage
 from lth_jax.runs.config import check_printable
+from lth_jax.tickets import shrinking
 
 HELP = "one ticket of a sweep as safetensors, with a JSON card"
 EXAMPLES = """\
@@ -98,6 +100,8 @@ def run(parsed: argparse.Namespace) -> None:
         tree, kept = map(ticket_files.nested, arrays)
         times = sparsity.measure(model.network, tree, kept, collections, image_shape)
         card["measured"] = as_card(times)
+    if parsed.trained and chosen.model in ("mlp", "lenet-300-100"):
+        card["shrunk"] = shrunk(params, mask, image_shape, parsed.measure)
     with storage.in_a_place_of("--out"):
         ticket_files.save_ticket(path, params, mask, card, saved)
     for line in said(card, path):
@@ -177,6 +181,27 @@ def count(model: build.Model, mask: Flat) -> dict[str, Any] | None:
     return {"kept": sum(kept.values()), "of": sum(dense.values()), "layers": layers}
 
 
+def shrunk(params: Flat, mask: Flat, image_shape: Sequence[int], timed: bool) -> dict[str, Any]:
+    """What is left of a trained MLP without its dead units: its sizes and, asked for, its time."""
+    tree, kept = (ticket_files.nested(dict(leaves)) for leaves in (params, mask))
+    number = lambda name: int(name.rpartition("_")[2])  # noqa: E731
+    layers = [*sorted((name for name in tree if name != "output"), key=number), "output"]
+    smaller = shrinking.shrink(tree, kept, layers)
+    *hidden, classes = smaller.widths
+    network = models.from_linen(models.MLP(tuple(hidden), classes))
+    sample = jax.ShapeDtypeStruct((1, *image_shape), "float32")
+    work = flops.multiply_adds(network, smaller.params, {}, sample)
+    found: dict[str, Any] = {
+        "units": dict(zip(layers, smaller.widths, strict=True)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(smaller.params)),
+        "multiply_adds": sum(work.values()),
+    }
+    if timed:
+        seconds = sparsity.measure_dense(network, smaller.params, {}, image_shape)
+        found["ms"] = {str(batch): 1e3 * each for batch, each in seconds.items()}
+    return found
+
+
 def as_card(times: Mapping[int, sparsity.Times]) -> dict[str, Any]:
     """Measured inference as the card has it: milliseconds, and how many times as long BCOO takes."""
     batches = {
@@ -199,6 +224,10 @@ def said(card: Mapping[str, Any], path: Path) -> list[str]:
     if work := card.get("multiply_adds"):
         share = work["kept"] / max(work["of"], 1)
         lines.append(f"multiply-adds an example: dense {work['of']:,}, ticket {work['kept']:,} ({share:.1%})")
+    if small := card.get("shrunk"):
+        units = ", ".join(f"{name} {count}" for name, count in small["units"].items())
+        timed = "".join(f", {ms:.3g} ms for {batch}" for batch, ms in small.get("ms", {}).items())
+        lines.append(f"without its dead units, dense: {units}; {small['parameters']:,} parameters{timed}")
     if measured := card.get("measured"):
         lines.append(f"inference on {measured['device']}, medians of one run:")
         for batch, t in measured["median_of_one_run"].items():
