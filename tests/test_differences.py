@@ -64,7 +64,7 @@ def test_one_published_run_is_among_ours_or_not():
     claim = replace(CLAIM, kind="one_of", margin=1.0)
     near, far = (judge(claim, OURS, Single(value)) for value in (0.09, 0.2))
     assert (near.verdict, far.verdict) == ("supported", "contradicted")
-    assert near.note.startswith("consistent; a distance of 1 would show with a chance of 100%")
+    assert near.note.startswith("consistent; a distance of 1 would show with a probability of 100%")
     assert stats.holds_if(claim) == "0 in the interval"
 
 

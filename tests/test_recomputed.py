@@ -216,6 +216,21 @@ def size_at_0(data):
     return ours - 64.6, max(tails)
 
 
+def dense_stable(data):
+    """Two points less the mean barrier of three pairs, Student's against 0."""
+    error = 1 - data["test_accuracy_path"].sel(rewind=0, parent="ticket").isel(level=0)
+    height = error.max("share") - (error.isel(share=0) + error.isel(share=-1)) / 2
+    room = 2 - 100 * height.mean("pair").values
+    return room, stats.ttest_1samp(room, 0).pvalue
+
+
+def nearer_tickets(data):
+    """Distance between orders: random masks less tickets, paired by initialization."""
+    mean = data["order_distance"].mean("pair")
+    apart = (mean.sel(kind="random_mask") - mean.sel(kind="ticket")).values
+    return apart, stats.ttest_1samp(apart, 0).pvalue
+
+
 RECOMPUTED = [
     (E1, "tickets-to-6.9:test", tickets),
     (E1, "none-below-6.9:test", below),
@@ -238,6 +253,8 @@ RECOMPUTED = [
     (E6, "minimum-around-5000", minimum),
     (E6, "ticket-beats-all", beats_all),
     (E6, "size-at-0", size_at_0),
+    ("stability", "dense-stable", dense_stable),
+    ("stability", "smaller-order-distance", nearer_tickets),
 ]
 
 
