@@ -185,7 +185,7 @@ def test_a_trained_ticket_of_units_says_how_small_it_is(tmp_path, monkeypatch, c
     assert small["parameters"] == small["multiply_adds"] + one + two + classes
     assert set(small["ms"]) == {"1", "1024"}
     assert f"hidden_0 {one}, hidden_1 {two}, output {classes}" in said
-    images = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    images = jnp.asarray(np.random.default_rng(0).random((5, 28, 28, 1), np.float32))
     outputs = [
         models.from_linen(models.MLP(widths, 10)).apply(weights, {}, images, None)[0]
         for widths, weights in (((12, 8), params), ((one, two), smaller.params))
