@@ -20,7 +20,7 @@ import optax
 
 from lth_jax.kernels import sparse
 from lth_jax.tickets import masks
-from lth_jax.tickets.masks import path_names
+from lth_jax.tickets.masks import owner, path_names
 from lth_jax.training import Recipe, TrainState, update
 from lth_jax.types import Mask, Shapes
 
@@ -95,10 +95,10 @@ def _of_parameters(
     changed = []
     for (path, leaf), own in zip(leaves, jax.tree.leaves(marks), strict=True):
         names = path_names(path)
-        fits = [number for number, each in enumerate(paths) if own and names[-len(each) :] == each]
-        if own and not fits:
+        number = owner(names, paths) if own else None
+        if own and number is None:
             raise ValueError(f"{'/'.join(names)} of the optimizer's state belongs to no parameter")
-        changed.append(change(leaf, max(fits, key=lambda n: len(paths[n]))) if own else leaf)
+        changed.append(leaf if number is None else change(leaf, number))
     return jax.tree.unflatten(tree, changed)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from lth_jax import models, search
 from lth_jax.analysis import records
 from lth_jax.analysis.connectivity import STATISTICS
+from lth_jax.choices import Choices, rewind_step
 from lth_jax.devices import use_host_devices
 from lth_jax.errors import require, whole_number
 from lth_jax.initializers import Scheme, initialize
@@ -25,7 +26,6 @@ from lth_jax.places import user_path
 from lth_jax.runs import checks, identity, processes, results
 from lth_jax.runs.folders import open_folder
 from lth_jax.runs.job import SPARSE, Execution, Job
-from lth_jax.search import Choices
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks, scores
 from lth_jax.tickets.dynamic import Dynamic
@@ -167,7 +167,7 @@ def find_tickets(
       rewind: where levels after the first start: 0 at θ0, ``k`` where the dense network is after k
         iterations, ``"none"`` where the level before ended, ``"lr:k"`` there with the schedule at k.
       rewind_schedule: with ``k``, train from it to the level's last iteration (``kept``), or a whole level
-        (``restarted``), see ``search.Choices``.
+        (``restarted``), see ``choices.Choices``.
       rewind_optimizer: the optimizer's state after the first level: ``fresh``, ``carried``, ``rewound``.
       controls: networks trained beside each ticket: ``reinit``, ``shuffle``, ``rearrange``, ``random_mask``;
         where masks are cut out of the dense network, ``invert``.
@@ -222,7 +222,7 @@ def find_tickets(
         network, optimizer, examples_of(data), initial, choices, task, task.inputs(None, sample)
     )
     plan, watched = found.plan, {"test": test} | ({} if validation is None else {"validation": validation})
-    resets = search.rewind_step(rewind)[0] == "weights"
+    resets = rewind_step(rewind)[0] == "weights"
     kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
     for level in kept_levels:
         require(0 <= level < levels, f"keep_weights {level}: expected levels from 0 to {levels - 1}")

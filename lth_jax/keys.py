@@ -5,7 +5,7 @@ trained beside it, and two runs of one seed share a stream exactly when they ask
 """
 
 import jax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from lth_jax.types import PRNGKey
 
@@ -36,3 +36,11 @@ def stream(seed: int | Int[Array, ""], name: str, *indices: int | Int[Array, ""]
     for index in indices:
         key = jax.random.fold_in(key, index)
     return key
+
+
+def uniform_like(key: PRNGKey, tree: PyTree) -> PyTree:
+    """A tree of that structure and those shapes, drawn from [0, 1), each leaf from a stream of its own."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = [jax.random.fold_in(key, place) for place in range(len(leaves))]
+    drawn = [jax.random.uniform(own, leaf.shape) for own, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)

@@ -18,17 +18,17 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lth_jax.data import Dataset
 from lth_jax.devices import use_host_devices
 from lth_jax.errors import whole_number
 from lth_jax.kernels import convolutions, rewriting
 from lth_jax.models import Network
+from lth_jax.orders import Order, batch_order, shuffled
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import masks, rewinding
-from lth_jax.tickets.dynamic import Dynamic, Seen
-from lth_jax.tickets.masks import path_names
+from lth_jax.tickets.dynamic import Dynamic, Seen, fresh_where_new
 from lth_jax.types import Collections, Mask, Metrics, Params, PRNGKey, Split, Step
 
 EVALUATION_BATCH = 1000
@@ -56,24 +56,6 @@ class Curves(NamedTuple):
 
 Observer = Callable[[TrainState], PyTree]
 """What is watched while training: a function of the state."""
-
-Order = Callable[[PRNGKey, Step, int], Int[Array, " examples"]]
-"""``(key, epoch, examples)`` to the order in which an epoch reads the examples."""
-
-
-def shuffled(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
-    """A fresh permutation every epoch."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
-
-
-def in_sequence(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
-    """The order of the data set, every epoch the same."""
-    return jnp.arange(examples)
-
-
-def restarted(key: PRNGKey, epoch: Step, examples: int) -> Int[Array, " examples"]:
-    """A fresh permutation every epoch, as if each were the first of a training with a key of its own."""
-    return shuffled(jax.random.fold_in(key, epoch), 0, examples)
 
 
 @dataclass(frozen=True)
@@ -199,33 +181,9 @@ def mask_step(
     mask = dynamic.rule(Seen(own, share, dynamic.fraction, state.mask, target, state.params, gradient))
     stays = jax.tree.map(jnp.logical_and, mask, state.mask)
     params = masks.apply(stays, state.params)
-    opt_state = _fresh_where_new(recipe.optimizer, state.opt_state, stays, params)
+    opt_state = fresh_where_new(recipe.optimizer, state.opt_state, stays, params)
     opt_state = rewinding.schedule_forward(opt_state)
     return TrainState(params, state.collections, opt_state, mask), value
-
-
-def _fresh_where_new(
-    optimizer: optax.GradientTransformation, opt_state: optax.OptState, stays: Mask, params: Params
-) -> optax.OptState:
-    """An optimizer's state in which all but the weights that stay have what a fresh one has for them.
-
-    What belongs to a weight is found by its path and shape (moments; histories, with an axis before). What
-    belongs to whole rows or columns of a kernel, as in Adafactor, stays.
-    """
-    kept = [(path_names(path), leaf) for path, leaf in jax.tree.leaves_with_path(stays)]
-
-    def of_leaf(path: tuple, old: Any, new: Any) -> Any:
-        names, shape = path_names(path), jnp.shape(old)
-        fits = [
-            (len(own), mask)
-            for own, mask in kept
-            if names[len(names) - len(own) :] == own and shape[len(shape) - mask.ndim :] == mask.shape
-        ]
-        if not fits:
-            return old
-        return jnp.where(max(fits, key=lambda each: each[0])[1], old, new)
-
-    return jax.tree.map_with_path(of_leaf, opt_state, optimizer.init(params))
 
 
 def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Params], tuple[Any, Params]]:
@@ -254,33 +212,6 @@ def update(
     with jax.numpy_dtype_promotion("standard"):  # Optax multiplies floats by counts, whatever is asked of JAX
         whole: Any = optimizer.update
         return whole(gradient, state.opt_state, state.params, **extra)
-
-
-def batch_order(
-    key: PRNGKey, examples: int, batch_size: int, steps: int, order: Order = shuffled, first: Step = 0
-) -> Int[Array, "steps batch_size"]:
-    """Which examples each step sees: epoch after epoch, an incomplete last batch of each left out.
-
-    Args:
-      key: of the order.
-      examples: how many there are.
-      batch_size: examples in a step.
-      steps: how many steps.
-      order: of the examples in an epoch.
-      first: the step that comes first, counted from the start of the training; may be traced.
-
-    Raises:
-      ValueError: a batch is larger than the data.
-    """
-    per_epoch = examples // batch_size
-    if per_epoch == 0:
-        raise ValueError(f"batch size {batch_size} is larger than the {examples} training examples")
-    inside = first % per_epoch
-    most = inside if isinstance(inside, int) else per_epoch - 1
-    epochs = first // per_epoch + jnp.arange(-(-(most + steps) // per_epoch))
-    whole = jax.vmap(lambda epoch: order(key, epoch, examples))(epochs)
-    batches = whole[:, : per_epoch * batch_size].reshape(-1, batch_size)
-    return jax.lax.dynamic_slice_in_dim(batches, inside, steps)
 
 
 def train(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import cli
 from lth_jax import commands
 
 
@@ -32,3 +33,12 @@ def refusing(place, monkeypatch, capsys):
         return line
 
     return command
+
+
+def experiment_refuses(name, arguments, folder, capsys):
+    """An experiment's one line for arguments that are wrong, once it is sure that it has made no folder."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(cli.find(name), [*arguments, "--out", str(folder)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (stop.value.code, folder.exists()) == (2, False)
+    return line

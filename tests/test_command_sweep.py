@@ -16,7 +16,7 @@ from idx import TRAIN
 from sweeps import TINY, TRUNK, make_place
 
 import lth_jax
-from lth_jax import commands, models, training
+from lth_jax import commands, models, orders, training
 from lth_jax.analysis import sparsity
 from lth_jax.analysis import ticket_files as files
 from lth_jax.commands import show, sweep
@@ -153,7 +153,7 @@ def test_rewinding_to_a_step_starts_from_the_dense_network_then(place, call):
     # The first two of the dense level's steps, by hand: w ← w − rate · (g + momentum · what was before).
     train = lth_jax.splits(data.load("mnist", place / "DIGITS"))[0]
     network, params = models.from_flax(models.MLP((8,))), first
-    order = lth_jax.training.batch_order(lth_jax.stream(7, "order", 0), TRAIN, 20, 2)
+    order = lth_jax.orders.batch_order(lth_jax.stream(7, "order", 0), TRAIN, 20, 2)
     trace = jax.tree.map(np.zeros_like, first)
 
     def loss(params, images, labels):
@@ -203,7 +203,7 @@ def test_a_module_with_batch_statistics_is_rewound_to_a_step_too(place, call):
         batch = Split(train.images[rows], train.labels[rows])
         return training.train_step(jax.random.fold_in(noise, number), state, dense, batch, recipe)[0]
 
-    for number, rows in enumerate(training.batch_order(order, TRAIN, 20, 2)):
+    for number, rows in enumerate(orders.batch_order(order, TRAIN, 20, 2)):
         state = step(number, state, rows)
     expected = jax.tree.map(lambda w, m: np.where(m, w, 0), state.params, mask)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ticket, expected)

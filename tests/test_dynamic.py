@@ -9,11 +9,9 @@ import numpy as np
 import optax
 import pytest
 from small_levels import DIGITS, LAYERS, NETWORK, PRUNABLE, SHAPES, assert_equal, at, initial, kernels, play
-from sweeps import TINY, make_place
 
 import lth_jax
-from lth_jax import commands, levels, models, networks, search, training
-from lth_jax.analysis import ticket_files
+from lth_jax import levels, models, networks, search, training
 from lth_jax.errors import InputError
 from lth_jax.keys import stream
 from lth_jax.search import Choices
@@ -315,8 +313,11 @@ def test_the_learning_rate_is_where_it_would_be_with_a_mask_that_stays():
     [
         ("dynamic: masks change from one that is there", {"prune_at": "trained", "levels": 2}),
         ("children 2: copies of a dynamic mask", {"children": 2}),
-        ("dynamic: no iteration of a level", {"epochs": 1, "batch_size": 200}),
-        ("dynamic: no iteration of a level", {"levels": 2, "rewind": 16, "rewind_schedule": "kept"}),
+        ("every 2 iterations .* the last time at 0", {"epochs": 1, "batch_size": 200}),
+        (
+            "the last time at 14; a level has 20 iterations, from 16",
+            {"levels": 2, "rewind": 16, "rewind_schedule": "kept"},
+        ),
         ("rewind 3: there is one level", {"rewind": 3}),
     ],
 )
@@ -345,58 +346,3 @@ def test_the_last_change_is_where_it_is_said():
     assert Dynamic(RULES["set"], 100, until=0.5).last(150) == 0
     way = Dynamic(RULES["set"], 2, until=0.5)
     assert [n for n in range(1, 21) if way.changes(n, 20)] == [2, 4, 6, 8, 10]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with sixty digits."""
-    return make_place(tmp_path_factory.mktemp("dynamic"))
-
-
-SMALL = ["--model", "mlp", "--hidden", "8", "--seeds", "42", "--levels", "1", *TINY]
-START = ["--prune-at", "start", "--score", "random", "--budget", "erk", "--density", "0.1"]
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_every_rule_is_a_flag(place, monkeypatch, rule):
-    monkeypatch.chdir(place)
-    flags = ["--sparse-training", rule, "--mask-every", "1", *START]
-    commands.main(["sweep", *SMALL, *flags, "--keep-weights", "all", "--out", rule])
-    kept = ticket_files.read_mask(place / rule / "tickets.npz", 42, 0)
-    assert sum(kept[f"{layer}/kernel"].sum() for layer in LAYERS) == round(0.1 * 6352)
-    commands.main(["sweep", *SMALL, *START, "--out", "static"])
-    static = ticket_files.read_mask(place / "static" / "tickets.npz", 42, 0)
-    assert any((kept[f"{layer}/kernel"] != static[f"{layer}/kernel"]).any() for layer in LAYERS)
-
-
-def test_a_ticket_whose_mask_was_found_while_training_is_exported_as_trained(place, call):
-    flags = ["--sparse-training", "rigl", "--mask-every", "1", *START, "--controls", "reinit"]
-    call("sweep", *SMALL, *flags, "--keep-weights", "all", "--out", "taken")
-    with pytest.raises(SystemExit) as stop:
-        commands.main(["export", "taken", "--seed", "42", "--level", "0"])
-    assert stop.value.code == 2
-    for network in ("ticket", "reinit"):
-        out = f"{network}.safetensors"
-        call(
-            "export", "taken", "--seed", "42", "--level", "0", "--trained", "--network", network, "--out", out
-        )
-        params, mask, _ = lth_jax.load_ticket(out)
-        for layer in LAYERS:
-            weights = np.asarray(params[layer]["kernel"])
-            assert (weights[~np.asarray(mask[layer]["kernel"])] == 0).all()
-
-
-def test_wrong_flags_are_named(refused):
-    def line(*flags):
-        return refused("sweep", *SMALL, *flags)
-
-    assert "--sparse-training rigged: unknown" in line("--sparse-training", "rigged", *START)
-    assert "say --prune-at start too" in line("--sparse-training", "rigl")
-    assert "--mask-every 7: --sparse-training is static" in line("--mask-every", "7")
-    assert "--mask-fraction 0.5: --sparse-training is gradual" in line(
-        "--sparse-training", "gradual", "--mask-fraction", "0.5", *START
-    )
-    assert "--mask-every 100: a level has" in line("--sparse-training", "set", *START)
-    assert "--children 2: --sparse-training is set" in line(
-        "--sparse-training", "set", "--children", "2", *START
-    )

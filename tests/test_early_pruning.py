@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from command_line import experiment_refuses
 from idx import write_idx
 from invented import pruned
 
@@ -82,12 +83,8 @@ def test_it_leaves_figures_claims_and_a_table(finished):
     ],
 )
 def test_what_cannot_be_is_refused(finished, flags, line, capsys):
-    settings = [*TINY, *flags, "--data-dir", str(finished.parent / "DIGITS")]
-    with pytest.raises(SystemExit) as stop:
-        cli.main(cli.find("early_pruning"), [*settings, "--out", str(finished.parent / "none")])
-    assert stop.value.code == 2
-    assert line in capsys.readouterr().err
-    assert not (finished.parent / "none").exists()
+    arguments = [*TINY, *flags, "--data-dir", str(finished.parent / "DIGITS")]
+    assert line in experiment_refuses("early_pruning", arguments, finished.parent / "none", capsys)
 
 
 def test_the_papers_sizes_are_those_of_the_protocol():

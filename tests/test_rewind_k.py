@@ -12,9 +12,9 @@ from conftest import make_digits
 
 from lth_jax import models, search, training
 from lth_jax.analysis import records
+from lth_jax.choices import Choices, rewind_step
 from lth_jax.keys import stream
 from lth_jax.runs import sweep
-from lth_jax.search import Choices
 from lth_jax.tickets import masks, rewinding
 
 
@@ -312,7 +312,7 @@ def test_one_compilation_serves_all_levels(kept):
      ("lr:500", ("nothing", 500)), ("lr:0", ("nothing", 0))],
 )  # fmt: skip
 def test_ways_to_say_where_levels_start(rewind, expected):
-    assert search.rewind_step(rewind) == expected
+    assert rewind_step(rewind) == expected
 
 
 @pytest.mark.parametrize(

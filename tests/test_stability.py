@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from command_line import experiment_refuses
 from idx import write_idx
 from invented import copies
 
@@ -76,12 +77,8 @@ def test_what_is_finished_is_not_trained_again(finished, capsys):
     ],
 )
 def test_what_cannot_be_is_refused(finished, flags, line, capsys):
-    settings = [*TINY, *flags, "--data-dir", str(finished.parent / "DIGITS")]
-    with pytest.raises(SystemExit) as stop:
-        cli.main(cli.find("stability"), [*settings, "--out", str(finished.parent / "none")])
-    assert stop.value.code == 2
-    assert line in capsys.readouterr().err
-    assert not (finished.parent / "none").exists()
+    arguments = [*TINY, *flags, "--data-dir", str(finished.parent / "DIGITS")]
+    assert line in experiment_refuses("stability", arguments, finished.parent / "none", capsys)
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lth_jax import initializers, models, tasks, training
+from lth_jax import initializers, models, orders, tasks, training
 from lth_jax.keys import stream
 from lth_jax.tickets import masks
 from lth_jax.types import Split
@@ -102,14 +102,14 @@ def test_one_adam_step_is_the_float64_oracles(digits):
 
 
 def test_each_epoch_is_a_permutation_without_its_incomplete_batch():
-    order = np.asarray(training.batch_order(jax.random.key(3), 10, 3, 7))
+    order = np.asarray(orders.batch_order(jax.random.key(3), 10, 3, 7))
     assert order.shape == (7, 3)
     for epoch in (order[:3], order[3:6]):
         assert len(set(epoch.ravel())) == 9
         assert set(epoch.ravel()) <= set(range(10))
     assert (order[:3] != order[3:6]).any()
     with pytest.raises(ValueError, match="batch size 11 is larger than the 10 training examples"):
-        training.batch_order(jax.random.key(0), 10, 11, 1)
+        orders.batch_order(jax.random.key(0), 10, 11, 1)
 
 
 def test_evaluate_counts_every_example_also_the_last_incomplete_batch(digits, monkeypatch):
@@ -236,30 +236,30 @@ def test_one_program_goes_through_all_parts(digits, whole):
 
 def test_the_order_of_a_part_is_that_part_of_the_order():
     key, sizes = jax.random.key(3), (10, 3, 11)
-    for order in (training.shuffled, training.in_sequence, training.restarted):
-        expected = np.asarray(training.batch_order(key, *sizes, order))
+    for order in (orders.shuffled, orders.in_sequence, orders.restarted):
+        expected = np.asarray(orders.batch_order(key, *sizes, order))
         for first in range(8):
-            found = training.batch_order(key, 10, 3, 3, order, first)
+            found = orders.batch_order(key, 10, 3, 3, order, first)
             np.testing.assert_array_equal(found, expected[first : first + 3])
-            traced = jax.jit(lambda first, order=order: training.batch_order(key, 10, 3, 3, order, first))
+            traced = jax.jit(lambda first, order=order: orders.batch_order(key, 10, 3, 3, order, first))
             np.testing.assert_array_equal(traced(first), expected[first : first + 3])
 
 
 def test_orders_of_examples():
     key, examples = jax.random.key(3), 10
-    in_sequence = training.batch_order(key, examples, 3, 6, training.in_sequence)
+    in_sequence = orders.batch_order(key, examples, 3, 6, orders.in_sequence)
     np.testing.assert_array_equal(in_sequence, np.arange(9).reshape(3, 3)[[0, 1, 2, 0, 1, 2]])
-    default = training.batch_order(key, examples, 3, 6)
-    np.testing.assert_array_equal(default, training.batch_order(key, examples, 3, 6, training.shuffled))
-    again = np.asarray(training.batch_order(key, examples, 3, 6, training.restarted))
+    default = orders.batch_order(key, examples, 3, 6)
+    np.testing.assert_array_equal(default, orders.batch_order(key, examples, 3, 6, orders.shuffled))
+    again = np.asarray(orders.batch_order(key, examples, 3, 6, orders.restarted))
     for epoch in range(2):  # each as the first epoch of a training with its own key
-        own = training.batch_order(jax.random.fold_in(key, epoch), examples, 3, 3)
+        own = orders.batch_order(jax.random.fold_in(key, epoch), examples, 3, 3)
         np.testing.assert_array_equal(again[3 * epoch : 3 * epoch + 3], own)
     assert len({np.asarray(order).tobytes() for order in (in_sequence, default, again)}) == 3
 
 
 def test_a_recipes_order_is_the_one_that_is_trained_in(digits):
-    rule = recipe("sgd_momentum", 12, order=training.in_sequence)
+    rule = recipe("sgd_momentum", 12, order=orders.in_sequence)
     found, _ = training.train(KEY, begin(rule), DENSE, digits, rule)
     state, noise = begin(rule), jax.random.fold_in(KEY, 2**31 - 1)
     for index in range(12):

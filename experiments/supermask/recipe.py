@@ -19,11 +19,12 @@ from lth_jax import initializers, models
 from lth_jax.keys import stream
 from lth_jax.levels import Start, Ticket, train_network
 from lth_jax.models import Network
+from lth_jax.orders import in_sequence, shuffled
 from lth_jax.runs import axis, results
 from lth_jax.runs.job import Job
 from lth_jax.tickets import masks
 from lth_jax.tickets.scores import large_final_same_sign
-from lth_jax.training import Recipe, TrainState, evaluate, in_sequence, shuffled
+from lth_jax.training import Recipe, TrainState, evaluate
 from lth_jax.types import Mask, Metrics, Params, Shapes, Split, Stacked
 
 OVERTRAIN, RETRAIN, FINAL = 0, 1, 2

@@ -16,13 +16,14 @@ from lth_jax import initializers, levels, models
 from lth_jax.analysis import distributions
 from lth_jax.analysis.tables import accuracy
 from lth_jax.keys import stream
+from lth_jax.orders import restarted
 from lth_jax.runs import axis
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Progress, reporting
 from lth_jax.runs.rounds import with_checkpoints
 from lth_jax.runs.sweep import sweep
 from lth_jax.tickets import masks, rewinding, schedules
-from lth_jax.training import Recipe, TrainState, evaluation, init_state, restarted, train
+from lth_jax.training import Recipe, TrainState, evaluation, init_state, train
 from lth_jax.types import Mask, Params, Split
 
 AFTER = 1_000_000

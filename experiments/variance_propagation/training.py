@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from lth_jax import data, initializers, models, training
+from lth_jax import data, initializers, models, orders, training
 from lth_jax.keys import stream
 from lth_jax.runs import axis, results
 from lth_jax.tasks import to_float
@@ -86,7 +86,7 @@ def measure(config: Any, chunk: int | None, dataset: data.Dataset) -> xr.Dataset
     shapes = models.parameter_shapes(network, dataset.train_images.shape[1:])
     epoch = len(dataset.train_labels) // config.batch_size
     adam, steps = optax.adam(config.learning_rate), config.epochs * epoch
-    recipe = training.Recipe(network, adam, config.batch_size, steps, epoch, training.restarted)
+    recipe = training.Recipe(network, adam, config.batch_size, steps, epoch, orders.restarted)
     schemes, seeds = config.training_schemes, config.seeds[: config.training_seeds]
     pairs = [(scheme, seed) for scheme in schemes for seed in seeds]
     params = axis.stack(

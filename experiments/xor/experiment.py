@@ -32,13 +32,14 @@ from lth_jax import initializers
 from lth_jax.errors import require
 from lth_jax.keys import stream
 from lth_jax.models import Network
+from lth_jax.orders import in_sequence
 from lth_jax.runs import axis, memory, results
 from lth_jax.runs.config import check_choices, option
 from lth_jax.runs.job import Job
 from lth_jax.runs.stages import Stage, run_stages
 from lth_jax.tasks import Task
 from lth_jax.tickets import masks, units
-from lth_jax.training import Recipe, in_sequence, init_state
+from lth_jax.training import Recipe, init_state
 from lth_jax.training import train as train_network
 from lth_jax.types import Mask, Params, Stacked
 

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, PyTree
 from lth_jax.errors import require
 from lth_jax.keys import stream
 from lth_jax.models import Network
+from lth_jax.orders import batch_order
 from lth_jax.tasks import Task, classification
-from lth_jax.training import Recipe, TrainState, batch_order, evaluate, examples_of
+from lth_jax.training import Recipe, TrainState, evaluate, examples_of
 from lth_jax.types import Mask, Metrics, PRNGKey
 
 POINTS = 30

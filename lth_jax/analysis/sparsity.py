@@ -24,6 +24,9 @@ from lth_jax.types import Collections, Mask, Params
 INDEX = 4
 """Bytes of an int32."""
 
+BATCHES = (1, 1024)
+"""Images in one timed call."""
+
 
 class Times(NamedTuple):
     """Median seconds of one call, dense and with BCOO kernels."""
@@ -107,7 +110,7 @@ def measure(
     mask: Mask,
     collections: Collections,
     image_shape: Sequence[int],
-    batches: Sequence[int] = (1, 1024),
+    batches: Sequence[int] = BATCHES,
     seconds: float = 1.0,
 ) -> dict[int, Times]:
     """Time inference here, dense and sparse, at some batch sizes.
@@ -130,26 +133,31 @@ def measure(
     sample = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jax.eval_shape(thin, kernels, params, sample)  # refuses before anything is timed
     for batch in batches:
-        images = jax.random.uniform(jax.random.key(0), (batch, *image_shape))
         measured[batch] = Times(
-            _median_seconds(dense, (params, images), seconds),
-            _median_seconds(thin, (kernels, params, images), seconds),
+            seconds_of(dense, (params,), image_shape, batch, seconds),
+            seconds_of(thin, (kernels, params), image_shape, batch, seconds),
         )
     return measured
 
 
-def measure_dense(
-    network: Network,
-    params: Params,
-    collections: Collections,
+def seconds_of(
+    forward: Callable[..., Any],
+    arguments: Sequence[Any],
     image_shape: Sequence[int],
-    batches: Sequence[int] = (1, 1024),
+    batch: int,
     seconds: float = 1.0,
-) -> dict[int, float]:
-    """The seconds that one call of a network takes here, by batch size; arguments as :func:`measure`."""
-    call = jax.jit(lambda p, x: network.apply(p, collections, x, None)[0])
-    images = {batch: jax.random.uniform(jax.random.key(0), (batch, *image_shape)) for batch in batches}
-    return {batch: _median_seconds(call, (params, each), seconds) for batch, each in images.items()}
+) -> float:
+    """What one call of a compiled network takes here, in seconds.
+
+    Args:
+      forward: takes ``arguments``, and images last.
+      arguments: its parameters …
+      image_shape: height, width, channels.
+      batch: images in one call.
+      seconds: spent on the measurement, compilation left out.
+    """
+    images = jax.random.uniform(jax.random.key(0), (batch, *image_shape))
+    return _median_seconds(forward, (*arguments, images), seconds)
 
 
 def _median_seconds(function: Callable[..., Any], arguments: Sequence[Any], seconds: float) -> float:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lth_jax import initializers, models, optimizers, search
+from lth_jax.choices import Choices, rewind_step
 from lth_jax.commands import theirs
 from lth_jax.commands.settings import (
     MODELS,
@@ -24,7 +25,7 @@ from lth_jax.commands.settings import (
 from lth_jax.errors import InputError, require
 from lth_jax.optimizers import Rate
 from lth_jax.runs.config import check_batches
-from lth_jax.search import Choices, Search
+from lth_jax.search import Search
 from lth_jax.tasks import Task, check_logits
 from lth_jax.tickets import early, patterns
 from lth_jax.types import Collections, Params, PRNGKey
@@ -144,7 +145,7 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
     steps = config.epochs * (examples // config.batch_size)
     require(config.warmup_steps < steps, f"--warmup-steps {config.warmup_steps}: a level has {steps} steps")
     check_boundaries(config, steps)
-    back = search.rewind_step(config.rewind)[1]
+    back = rewind_step(config.rewind)[1]
     require(back < steps, f"--rewind {config.rewind}: a level has {steps} steps")
     batch = named(
         "--", lambda: early.examples_of_batch(config.score, config.score_batch, model.classes, examples), ""
@@ -172,11 +173,6 @@ def make_search(config: Config, model: Model, examples: int, task: Task | None =
         path_points=config.path_points,
         path_statistics=config.path_statistics,
         dynamic=dynamic_masks(config),
-    )
-    require(
-        choices.dynamic is None or choices.dynamic.last(steps) > 0,
-        f"--mask-every {config.mask_every}: a level has {steps} steps, masks change in the first "
-        f"{config.mask_until:g} of them",
     )
     grouped = config.pattern.startswith("groups") and "invert" in config.controls
     require(

@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 import optax
 
-from lth_jax import augmentation, data, initializers, models, networks, optimizers, search
+from lth_jax import augmentation, data, initializers, models, networks, optimizers
 from lth_jax.analysis import connectivity
+from lth_jax.choices import rewind_step
 from lth_jax.commands import grid, inputs
 from lth_jax.errors import InputError, require
 from lth_jax.optimizers import Rate
@@ -17,6 +18,7 @@ from lth_jax.runs.config import (
     check_choices,
     check_distinct,
     check_limits,
+    flag,
     option,
 )
 from lth_jax.tickets import budgets, dynamic, early, patterns
@@ -149,9 +151,11 @@ class Config:
     sparse_training: str = option(
         STATIC, "masks while networks are trained: they stay (static), or change", (STATIC, *dynamic.RULES)
     )
-    mask_every: int = option(100, "iterations between two changes of a mask")
-    mask_fraction: float = option(0.3, "of a layer's weights that set and rigl replace at first")
-    mask_until: float = option(0.75, "share of a level's iterations after which masks stay")
+    mask_every: int = option(dynamic.Dynamic.every, "iterations between two changes of a mask")
+    mask_fraction: float = option(
+        dynamic.Dynamic.fraction, "of a layer's weights that set and rigl replace at first"
+    )
+    mask_until: float = option(dynamic.Dynamic.until, "share of a level's iterations after which masks stay")
     rewind: str = option(
         "start",
         "to θ0 (start), step K (K), not at all (none), the schedule only (lr:K); several as 0,500",
@@ -201,10 +205,10 @@ class Config:
         inputs.check(self.augment)
         layer_rates(self)
         named("--", lambda: patterns.named(self.pattern, early.SCORES[self.score]), "")
-        ways = rewinds(self)
+        ways = self.rewind.split(",")
         for way in ways:
-            named("--", lambda way=way: search.rewind_step(way), "")
-        places = [search.rewind_step(way) for way in ways]
+            named("--", lambda way=way: rewind_step(way), "")
+        places = [rewind_step(way) for way in ways]
         require(len(set(places)) == len(places), f"--rewind {self.rewind}: one is named twice")
         require(self.children != 1, "--children 1: a line needs two")
         if self.controls:
@@ -236,10 +240,10 @@ def check_sparse_training(config: Config) -> None:
         start = config.prune_at == "start"
         require(start, f"--sparse-training {way}: say --prune-at start too, and --score random as papers do")
         require(not config.children, f"--children {config.children}: --sparse-training is {way}")
-    for name, usual in {"mask_every": 100, "mask_fraction": 0.3, "mask_until": 0.75}.items():
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+    for name in ("mask_every", "mask_fraction", "mask_until"):
+        value, usual = getattr(config, name), Config.__dataclass_fields__[name].default
         used = way != STATIC and not (way == "gradual" and name == "mask_fraction")
-        require(used or value == usual, f"{flag} {value:g}: --sparse-training is {way}")
+        require(used or value == usual, f"{flag(name)} {value:g}: --sparse-training is {way}")
 
 
 def dynamic_masks(config: Config) -> dynamic.Dynamic | None:
@@ -281,11 +285,6 @@ def layer_rates(config: Config) -> dict[str, float]:
         require(layer not in given, f"--layer-rates {entry}: {layer} is named twice")
         given[layer] = value
     return given
-
-
-def rewinds(config: Config) -> list[str]:
-    """The ways to rewind, one sweep each."""
-    return config.rewind.split(",")
 
 
 def kept_levels(config: Config) -> list[int]:

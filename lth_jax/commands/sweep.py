@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lth_jax import data, search
 from lth_jax.analysis import figures, records, tables, ticket_files
+from lth_jax.choices import rewind_step
 from lth_jax.commands import build, grid, inputs, settings, show
 from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
@@ -153,7 +154,7 @@ def program(chosen: Config, dataset: data.Dataset) -> str:
 
 def levels_to_keep(chosen: Config) -> Sequence[int]:
     """The levels whose trained weights are kept: where nothing is rewound, the tickets start from them."""
-    resets = search.rewind_step(chosen.rewind)[0] == "weights"
+    resets = rewind_step(chosen.rewind)[0] == "weights"
     return settings.kept_levels(chosen) if resets else range(chosen.levels)
 
 
@@ -206,7 +207,7 @@ def write_tickets(
         weights=ticket_files.flat({"params": weights, "collections": collections}),
         levels=tuple(levels_to_keep(chosen)),
         networks=tuple(found.plan.networks),
-        rewinds=search.rewind_step(chosen.rewind)[0] == "weights",
+        rewinds=rewind_step(chosen.rewind)[0] == "weights",
     )
     ticket_files.write(folder / ticket_files.TICKETS, chosen.seeds, kept, drawer(model))
 

@@ -15,14 +15,17 @@ minibatch gives the gradient that RigL grows by.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from lth_jax.errors import require, whole_number
+from lth_jax.keys import uniform_like
 from lth_jax.tickets import masks
+from lth_jax.tickets.masks import owner, path_names
 from lth_jax.tickets.pruning import remove_lowest
 from lth_jax.types import Mask, Params, PRNGKey, Step, Whole
 
@@ -81,9 +84,14 @@ class Dynamic:
         """How much of the time in which masks change is over at an iteration."""
         return jnp.asarray(iteration, jnp.float32) / max(self.last(steps), 1)
 
+    @property
+    def begins_dense(self) -> bool:
+        """Whether a training begins with all weights, whatever the mask that it is given."""
+        return self.rule is gradual
+
     def first(self, mask: Mask) -> Mask:
-        """The mask that a training begins with: the one that it is given, or all for ``gradual``."""
-        return masks.ones_like(mask) if self.rule is gradual else mask
+        """The mask that a training begins with: the one that it is given, or all weights."""
+        return masks.ones_like(mask) if self.begins_dense else mask
 
 
 def replaced(share: Float[Array, ""], fraction: float, kept: Bool[Array, "*shape"]) -> Int[Array, ""]:
@@ -107,10 +115,7 @@ def replace(seen: Seen, growth: Params) -> Mask:
 
 def at_random(seen: Seen) -> Mask:
     """SET: weights grow at random."""
-    leaves, tree = jax.tree.flatten(seen.params)
-    keys = [jax.random.fold_in(seen.key, place) for place in range(len(leaves))]
-    drawn = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return replace(seen, jax.tree.unflatten(tree, drawn))
+    return replace(seen, uniform_like(seen.key, seen.params))
 
 
 def by_gradient(seen: Seen) -> Mask:
@@ -129,6 +134,27 @@ def gradual(seen: Seen) -> Mask:
         return remove_lowest(kept, jnp.abs(weights), now - count)
 
     return jax.tree.map(of_leaf, seen.mask, seen.params, seen.target)
+
+
+def fresh_where_new(
+    optimizer: optax.GradientTransformation, opt_state: optax.OptState, stays: Mask, params: Params
+) -> optax.OptState:
+    """An optimizer's state in which all but the weights that stay have what a fresh one has for them.
+
+    What belongs to a weight is found by its path and shape (moments; histories, with an axis before). What
+    belongs to whole rows or columns of a kernel, as in Adafactor, stays.
+    """
+    leaves = jax.tree.leaves_with_path(stays)
+    paths = [path_names(path) for path, _ in leaves]
+
+    def of_leaf(path: tuple, old: Any, new: Any) -> Any:
+        place, shape = owner(path_names(path), paths), jnp.shape(old)
+        if place is None:
+            return old
+        kept = leaves[place][1]
+        return jnp.where(kept, old, new) if shape[len(shape) - kept.ndim :] == kept.shape else old
+
+    return jax.tree.map_with_path(of_leaf, opt_state, optimizer.init(params))
 
 
 RULES: dict[str, Rule] = {"set": at_random, "rigl": by_gradient, "gradual": gradual}

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lth_jax.errors import InputError
+from lth_jax.keys import uniform_like
 from lth_jax.tickets import masks
 from lth_jax.tickets.scores import CRITERIA, Score, Scoring, by_weight, gradient, magnitude
 from lth_jax.types import Params, Scores
@@ -34,10 +35,7 @@ EXAMPLES_PER_CLASS = 10
 
 def at_random(scoring: Scoring) -> Scores:
     """A draw for each weight from the run's own stream, whatever the weight is."""
-    leaves, tree = jax.tree.flatten(scoring.trained)
-    keys = [jax.random.fold_in(scoring.key, place) for place in range(len(leaves))]
-    drawn = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+    return uniform_like(scoring.key, scoring.trained)
 
 
 def snip(scoring: Scoring) -> Scores:

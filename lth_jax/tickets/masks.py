@@ -31,6 +31,12 @@ def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
+def owner(names: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> int | None:
+    """Which parameter something in an optimizer's state belongs to: the longest path that its own ends in."""
+    fits = [place for place, path in enumerate(paths) if names[len(names) - len(path) :] == path]
+    return max(fits, key=lambda place: len(paths[place])) if fits else None
+
+
 def prunable(params: PyTree, predicate: Predicate = is_kernel) -> PyTree[bool]:
     """Which leaves can be pruned, as a tree of Python bools.
 
