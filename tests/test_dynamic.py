@@ -326,6 +326,14 @@ def test_choices_that_do_not_go_together_are_refused(message, options):
         find("set", **options)
 
 
+def test_a_search_that_is_read_back_gives_the_masks_that_it_gave(tmp_path):
+    options = {"levels": 2, "controls": ["reinit"], "keep_weights": True, "folder": tmp_path / "run"}
+    whole, again = find("rigl", **options), find("rigl", **options)
+    assert_equal(again.masks, whole.masks)
+    assert_equal(again.weights, whole.weights)
+    assert_equal(whole.masks, find("rigl", **options | {"folder": None}).masks)
+
+
 @pytest.mark.parametrize("control", ["random_mask", "shuffle", "rearrange", "invert"])
 def test_gradual_pruning_has_no_controls_that_change_its_mask(control):
     with pytest.raises(InputError, match=f"controls {control}: gradual pruning begins dense"):

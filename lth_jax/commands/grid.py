@@ -7,6 +7,7 @@ field. Several ways to ``--rewind`` are the last of these dimensions.
 
 import dataclasses
 import itertools
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ FIXED = ("seeds", "dataset", "grid", "rewind", "path_points")
 results of several data sets are no results of one, and lines of several resolutions no one line."""
 
 MOST = 1_000
+"""Sweeps of one grid."""
 
 
 class Point(NamedTuple):
@@ -85,12 +87,10 @@ def points(config: Any) -> list[Point]:
     """Every sweep of a grid; the one sweep, in the whole's own folder, where nothing varies.
 
     Raises:
-      InputError: as in :func:`axes`; settings that do not go together; more sweeps than anybody wants.
+      InputError: as in :func:`axes`; settings that do not go together; more than ``MOST`` sweeps.
     """
     varied = axes(config)
-    count = 1
-    for values in varied.values():
-        count *= len(values)
+    count = math.prod(map(len, varied.values()))
     require(count <= MOST, f"--grid: {count:,} sweeps; expected at most {MOST:,}")
     alone = dataclasses.replace(config, grid=()) if varied else config
     found = []
