@@ -1,10 +1,12 @@
 """Paths as people write them, outputs that have no ±, files of other names, and code of others."""
 
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +140,16 @@ def test_a_figure_is_what_its_name_says(tmp_path, name, start):
     for other in ("x", "x.jpg", "x.pdf.gz"):
         with pytest.raises(InputError, match="figures are written as png, svg, pdf"):
             figures.save(figure, tmp_path / other)
+
+
+def test_a_slow_machine_does_not_complain_about_a_legend(tmp_path, monkeypatch):
+    clock = itertools.count(step=10)
+    monkeypatch.setattr("matplotlib.legend.time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    figure, ax = figures.new_figure()
+    ax.plot([0, 1], [0.2, 0.8], label="θ")
+    ax.legend()
+    figures.save(figure, tmp_path / "x.png")
+    assert next(clock) > 0
 
 
 def test_sizes_are_those_of_the_stored_precision():

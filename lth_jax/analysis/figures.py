@@ -64,6 +64,7 @@ def save(figure: "Figure", path: Path) -> Path:
     require(kind in FORMATS, f"{path}: figures are written as {', '.join(FORMATS)}")
     with matplotlib.rc_context({"svg.hashsalt": "lth_jax"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "constrained_layout not applied")  # as many labels as there are
+        warnings.filterwarnings("ignore", 'Creating legend with loc="best"')  # after a second
         options = {"format": kind, "dpi": 120, "metadata": FORMATS[kind]}
         write_whole(path, lambda aside: figure.savefig(aside, **options))
     return path
