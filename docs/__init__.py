@@ -1,1 +1,1 @@
-"""What is written beside the code: the table of figures, and how the API reference is made."""
+"""What is written beside the code: the pages of the site, and how it is made."""

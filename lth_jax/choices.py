@@ -25,7 +25,7 @@ class Choices:
       batch_size: examples per step.
       rate: fraction of the survivors pruned after each level, or one for each level but the last.
       layers: other rates (densities, with ``density``) for some layers by path; 0 spares one.
-      scope: rank weights inside each ``layer`` or ``global``ly.
+      scope: rank weights inside each ``layer``, or all together (``global``).
       one_shot: cut every level out of the dense network, at the sizes of pruning step by step.
       density: the fraction that the last level keeps, exactly; in equal ratios from level to level.
       budget: how the weights that a level keeps are shared out among the layers, one of

@@ -148,7 +148,7 @@ def find_tickets(
       batch_size: examples per step.
       rate: fraction of the survivors pruned after each level, or a list with one for each level but the last.
       layers: other rates for some layers, by path: ``{"Block_1/Dense_0": 0.1}``; 0 spares a layer.
-      scope: rank weights inside each ``layer`` or ``global``ly.
+      scope: rank weights inside each ``layer``, or all together (``global``).
       prunable: which parameters, by path and leaf; kernels by default.
       initializer: draws the kernels, biases 0; the module's own initializers when not given. How their
         axes are taken, see ``initializers``.

@@ -197,7 +197,7 @@ def initialize(key: PRNGKey, shapes: Shapes, kernels: Scheme, biases: Scheme | N
 
     Args:
       key: the run's initialization key; every leaf gets its own by position.
-      shapes: the parameters as their module has drawn them, or their ``ShapeDtypeStruct``s. What is called
+      shapes: the parameters as their module has drawn them, or their ``ShapeDtypeStruct``. What is called
         ``kernel`` is drawn from ``kernels``, a ``bias`` beside it is 0 or drawn from ``biases``. All else
         (norm layers, embeddings) has no rule, see :func:`without_rule`, and stays as the module has drawn it.
       kernels: the kernels' scheme.

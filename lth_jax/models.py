@@ -254,7 +254,7 @@ def _stream_state(path: Any, leaf: Any, key: PRNGKey) -> Array:
 
 
 def parameter_shapes(network: Network, image_shape: Sequence[int]) -> Shapes:
-    """The network's parameter tree as ``jax.ShapeDtypeStruct``s, nothing computed.
+    """The network's parameter tree as ``jax.ShapeDtypeStruct``, nothing computed.
 
     Args:
       network: the network.

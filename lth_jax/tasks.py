@@ -34,7 +34,7 @@ class Task(NamedTuple):
     ``metrics`` are functions like it, by name: their means are what results call ``test_<name>``.
     ``check(name, data, outputs)`` raises ``ValueError`` for examples that the task cannot be learned from; it
     is called before anything is compiled, first with ``None`` for outputs, then with those of one example, as
-    ``jax.ShapeDtypeStruct``s.
+    ``jax.ShapeDtypeStruct``.
     """
 
     inputs: Callable[[PRNGKey | None, PyTree], Any]

@@ -1,11 +1,10 @@
-"""The reference renders, what is public says what it is, and figures named in the docs are drawn."""
+"""What is public says what it is, README's examples run, and figures named in the docs are drawn."""
 
 import dataclasses
 import importlib
 import inspect
 import re
 import shlex
-from html import unescape
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ from invented import best_at, copies, pruned, synthetic
 from PIL import Image
 
 import lth_jax
-from docs import reference
+from docs import site
 from experiments import cli
 from experiments.__main__ import EXPERIMENTS
 from experiments.early_pruning.experiment import PRUNERS
@@ -41,7 +40,7 @@ LINK = re.compile(r"^\[`(?P<name>[^`]+)`\]\((?P<place>[^)]+)\) *$")
 
 def public_objects():
     """Every public function and class with its name, and the public methods and properties of classes."""
-    for name in ["", *(f".{module}" for module in reference.module_names())]:
+    for name in ["", *(f".{module}" for module in site.module_names())]:
         module = importlib.import_module(f"lth_jax{name}")
         yield module.__name__, module
         for label, found in vars(module).items():
@@ -61,42 +60,6 @@ def test_everything_public_has_a_docstring():
     assert len(documented) > 200  # the walk has found the package
     signatures = {name: f"{name.rpartition('.')[2]}(" for name in documented}  # which Python gives to classes
     assert not [name for name, text in documented.items() if not text or text.startswith(signatures[name])]
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """The reference's pages by module name, their main part; warnings are errors."""
-    folder = tmp_path_factory.mktemp("api")
-    reference.build(folder)
-    assert (folder / "index.html").exists()
-    found = {path.relative_to(folder / "lth_jax"): path for path in (folder / "lth_jax").rglob("*.html")}
-    texts = {place.with_suffix(""): path.read_text(encoding="utf-8") for place, path in found.items()}
-    return {place.as_posix().replace("/", "."): text.split("<main", 1)[1] for place, text in texts.items()}
-
-
-def test_the_reference_has_a_page_for_every_module(pages):
-    assert set(pages) == set(reference.module_names())
-    assert "find_tickets" in pages["find"]
-    assert "stats" not in lth_jax.__all__  # which is as it was before the reference was built
-
-
-LEFT_OVER = r"``|:(?:func|class|mod|data|meth):|^(?:Args|Raises|Returns|Yields):[ ]*\S|Alias for field"
-"""Markup that was not understood: roles, double backticks outside code, sections run into a paragraph."""
-
-
-def test_no_markup_is_left_over(pages):
-    for name, page in pages.items():
-        for docstring in re.findall(r'(?s)<div class="docstring">(.*?)</div>', page):
-            text = re.sub(r"(?s)<(code|pre)\b.*?</\1>", "", docstring)
-            text = unescape(re.sub(r"<[^>]+>", "", text))
-            assert not re.findall(rf".*(?:{LEFT_OVER}).*", text, re.M), name
-
-
-def test_google_sections_become_lists(pages):
-    section = pages["find"].split('id="find_tickets"', 1)[1]
-    arguments = section.split("Arguments:", 1)[1].split("Returns:", 1)[0]
-    assert "<li><strong>prunable:</strong>  which parameters, by path and leaf" in arguments
-    assert arguments.count("<li>") == len(inspect.signature(lth_jax.find_tickets).parameters)
 
 
 def test_the_table_has_every_document():

@@ -1,4 +1,4 @@
-"""The README's table of claims: what the command makes, and what cannot be renewed."""
+"""The table of the best known claims: what the command makes, and what cannot be renewed."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from experiments.report import gather, headlines
 from lth_jax.errors import InputError
 
 
-def test_the_readme_holds_what_the_command_makes(committed):
-    readme = (gather.PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    made = headlines.renewed(readme, committed, "experiments/results")
-    assert readme == made, f"renew it: {headlines.RENEW}"
+def test_the_page_holds_what_the_command_makes(committed):
+    page = (gather.PACKAGE.parent / "docs/documents.md").read_text(encoding="utf-8")
+    made = headlines.renewed(page, committed, "../experiments/results")
+    assert page == made, f"renew it: {headlines.RENEW}"
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ def test_the_readme_holds_what_the_command_makes(committed):
         headlines.BEGIN + headlines.END + headlines.END,
     ],
 )
-def test_a_readme_without_its_marks_is_refused(text, tmp_path):
-    (tmp_path / "README.md").write_text(text)
+def test_a_page_without_its_marks_is_refused(text, tmp_path):
+    (tmp_path / "page.md").write_text(text)
     with pytest.raises(InputError, match="expected one line"):
-        headlines.read(tmp_path / "README.md")
+        headlines.read(tmp_path / "page.md")
 
 
 def test_a_headline_that_no_run_judges_is_refused(committed):

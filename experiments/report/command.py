@@ -2,7 +2,7 @@
 
 python -m experiments report                                                  into runs/report
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
-python -m experiments report --readme README.md                               and the README's table
+python -m experiments report --headlines docs/documents.md                    and the best known claims
 python -m experiments report --claims docs/claims.md                          and every claim, by section
 """
 
@@ -28,7 +28,7 @@ class Places(NamedTuple):
     out: Path
     results: Path
     summary: Path | None
-    readme: Path | None
+    headlines: Path | None
     claims: Path | None
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 def run(arguments: Sequence[str]) -> list[gather.Run]:
     """:func:`main` without its exit codes; the runs that it found."""
     places = parse(arguments)
-    readme = headlines.read(places.readme) if places.readme else ""
+    known = headlines.read(places.headlines) if places.headlines else ""
     runs = gather.gather(places.results)
     for found in runs:
         for remark in found.remarks:
@@ -54,8 +54,9 @@ def run(arguments: Sequence[str]) -> list[gather.Run]:
             written[path] = summary.text(runs, _way(path, places.results))
     if places.claims:
         written[places.claims] = by_section.text(runs, _way(places.claims, places.results))
-    if places.readme:
-        written[places.readme] = headlines.renewed(readme, runs, _way(places.readme, places.results))
+    if places.headlines:
+        way = _way(places.headlines, places.results)
+        written[places.headlines] = headlines.renewed(known, runs, way)
     for path, text in written.items():
         write_text(path, text)
     claims = sum(len(found.verdicts) for found in runs)
@@ -88,7 +89,7 @@ def parse(arguments: Sequence[str]) -> Places:
         help="folder with runs, at any depth",
     )
     parser.add_argument("--summary", metavar="FILE", help="write the summary here too")
-    parser.add_argument("--readme", metavar="FILE", help="renew the table of claims in this README too")
+    parser.add_argument("--headlines", metavar="FILE", help="renew the table of best known claims here too")
     parser.add_argument("--claims", metavar="FILE", help="write every claim by section here too")
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
         require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
@@ -96,13 +97,15 @@ def parse(arguments: Sequence[str]) -> Places:
     for name, path in vars(given).items():
         require(path != "", f"--{name}: expected a path")
     out = user_path(given.out)
-    extra, readme, claims = (user_path(p) if p else None for p in (given.summary, given.readme, given.claims))
+    extra, known, claims = (
+        user_path(p) if p else None for p in (given.summary, given.headlines, given.claims)
+    )
     _check_folder("--out", out)
     for flag, path in (("--summary", extra), ("--claims", claims)):
         if path:
             require(not path.is_dir(), f"{flag} {path}: is a folder; name a file in it")
             _check_folder(flag, path.parent)
-    return Places(out, user_path(given.results), extra, readme, claims)
+    return Places(out, user_path(given.results), extra, known, claims)
 
 
 def _check_folder(flag: str, folder: Path) -> None:

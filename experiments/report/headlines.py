@@ -1,4 +1,4 @@
-"""The README's table: the claims that each document is best known for, as the results judge them."""
+"""The table of the claims that each document is best known for, as the results judge them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from lth_jax.analysis.stats import holds_if, labels
 from lth_jax.analysis.tables import escape
 from lth_jax.errors import InputError, require
 
-RENEW = "python -m experiments report --readme README.md"
+RENEW = "python -m experiments report --headlines docs/documents.md"
 BEGIN, END = f"<!-- headlines: {RENEW} -->", "<!-- end of the headlines -->"
 
 CHOSEN = {
@@ -69,7 +69,7 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
 
     Args:
       runs: in any order; those that are not chosen are left out.
-      links: the way from the README's folder to the results'.
+      links: the way from the page's folder to the results'.
 
     Raises:
       InputError: a chosen run or claim is not there.
@@ -77,12 +77,12 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
     found = {run.place: run for run in runs}
     rows = []
     for place, identifiers in CHOSEN.items():
-        require(place in found and not found[place].problem, f"--readme: no results of {place} to show")
+        require(place in found and not found[place].problem, f"--headlines: no results of {place} to show")
         judged = found[place].verdicts
         verdicts = {v.claim.identifier: (v, label) for v, label in zip(judged, labels(judged), strict=True)}
         where = quote("/".join(part for part in (links, place, "report.md") if part))
         for identifier in identifiers:
-            require(identifier in verdicts, f"--readme: {place} judges no claim {identifier!r}")
+            require(identifier in verdicts, f"--headlines: {place} judges no claim {identifier!r}")
             verdict, label = verdicts[identifier]
             rows.append(
                 [
@@ -100,28 +100,28 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
 
 
 def read(path: Path) -> str:
-    """A README's text.
+    """The text of the page that has the table.
 
     Raises:
       InputError: it cannot be read, or has not both marks, once each and in order.
     """
     try:
-        readme = path.read_text(encoding="utf-8")
+        page = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--readme {path}: cannot be read: {error}") from None
-    once = readme.count(BEGIN) == readme.count(END) == 1
+        raise InputError(f"--headlines {path}: cannot be read: {error}") from None
+    once = page.count(BEGIN) == page.count(END) == 1
     require(
-        once and readme.index(BEGIN) < readme.index(END),
-        f"--readme {path}: expected one line {BEGIN!r} and below it one line {END!r}",
+        once and page.index(BEGIN) < page.index(END),
+        f"--headlines {path}: expected one line {BEGIN!r} and below it one line {END!r}",
     )
-    return readme
+    return page
 
 
-def renewed(readme: str, runs: Sequence[Run], links: str) -> str:
-    """A README from :func:`read` with the table between its marks made anew.
+def renewed(page: str, runs: Sequence[Run], links: str) -> str:
+    """A page from :func:`read` with the table between its marks made anew.
 
     Raises:
       InputError: as in :func:`table`.
     """
-    before, after = readme[: readme.index(BEGIN)], readme[readme.index(END) :]
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
     return "\n".join([before + BEGIN, "", *table(runs, links), "", after])

@@ -226,8 +226,8 @@ def align(one: PyTree, other: PyTree, layers: Sequence[str], rounds: int = 100) 
 
     The permuted network computes what it did. Weight matching (Ainsworth et al. 2023, *Git Re-Basin*,
     arXiv:2209.04836, §3.2): one layer's permutation after the other is the best for those around it, a linear
-    assignment, until none changes. For MLPs and plain CNNs: each layer a ``kernel`` [*window, in, out] and
-    perhaps a ``bias``, a flattened image having its channels last.
+    assignment, until none changes. For MLPs and plain CNNs: each layer a ``kernel``
+    ``[*window, in, out]`` and perhaps a ``bias``, a flattened image having its channels last.
 
     Args:
       one: parameters, a dictionary of layers.

@@ -4,7 +4,7 @@
   91 % of the time at n = 11, 85 % at n = 5 (normal d, 4,000 samples, 1,000 resamples), and 70 % at
   n = 11 where 15 % of the runs collapse.
 * p-value: sign flips (Fisher 1935, The Design of Experiments). Were the methods alike, d_i could as
-  well be -d_i: p is the share of the 2^n sign patterns whose |mean| reaches the one seen.
+  well be -d_i: p is the share of the 2^n sign patterns whose ``|mean|`` reaches the one seen.
   Two-sided; exact to n = 16, then over random patterns and the one seen (Phipson & Smyth
   2010). Never under 2 / 2^n: five seeds (0.0625) cannot reach 0.05, six can. Of a shifted mean it is
   a test only where d is symmetric.

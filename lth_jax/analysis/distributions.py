@@ -10,7 +10,7 @@ density; let training move it by a normal displacement of mean ``drift`` μ and 
 
 so D_n is the initial density times a smooth keep-probability with a divot at 0. Three numbers a layer, in
 units of the initializer's spread, so that layers, and networks, can be compared. With μ = 0, k depends on
-|w| alone. A whole network's D_n is the mixture of its layers', weighted by how many weights each keeps.
+``|w|`` alone. A whole network's D_n is the mixture of its layers', weighted by how many weights each keeps.
 
 Fitting and judging are NumPy in float64, on the host; :func:`draw` is JAX.
 """
@@ -99,7 +99,7 @@ def fit(values: Values, scheme: Scheme, fan: tuple[int, int], drifting: bool = T
       values: kept weights of one layer, as the initializer drew them, of one run or several.
       scheme: the initializer.
       fan: the layer's fan-in and fan-out.
-      drifting: without it the drift is 0 and the keep-probability depends on |w| alone.
+      drifting: without it the drift is 0 and the keep-probability depends on ``|w|`` alone.
 
     Raises:
       ValueError: no values, or values that this initializer cannot have drawn.

@@ -80,14 +80,14 @@ def holm(p_values: Values) -> np.ndarray:
 class Claim:
     """A statement about two sets of runs, fixed before anyone looks at them.
 
-    kind: "greater" (a > b + margin), "at_least" (a >= b - margin, non-inferiority), "equal"
-    (|a - b| < margin), "one_of" (b, one published run, is a run like ours). For "lower" swap a and b.
-
-    effect: a - b as published, in the unit of the values, or else the least that counts; power is for
-      it. NaN: 0 where kind allows it, none for "greater".
-    base: a and b are logarithms to it, and people read a / b. 0: they are not.
-    offset: what people read is a - b + offset: 50 where b is a constant 50 %.
-    statement: what is claimed, the same for all readings of it; empty: the identifier.
+    Attributes:
+      kind: "greater" (a > b + margin), "at_least" (a >= b - margin, non-inferiority), "equal"
+        (``|a - b|`` < margin), "one_of" (b, one published run, is a run like ours). For "lower" swap a and b.
+      effect: a - b as published, in the unit of the values, or else the least that counts; power is for
+        it. NaN: 0 where kind allows it, none for "greater".
+      base: a and b are logarithms to it, and people read a / b. 0: they are not.
+      offset: what people read is a - b + offset: 50 where b is a constant 50 %.
+      statement: what is claimed, the same for all readings of it; empty: the identifier.
     """
 
     identifier: str
@@ -140,7 +140,7 @@ def judge_all(pairs: Sequence[Pair], *, alpha: float = 0.05, **options) -> list[
 
     greater, at_least: supported where the 1 - alpha interval of a - b lies above the threshold
     (margin, -margin), contradicted where below; p is two-sided, of a - b being at the threshold.
-    equal: as in `equivalence`; p is TOST's, or the opposite test's where |estimate| > margin.
+    equal: as in `equivalence`; p is TOST's, or the opposite test's where ``|estimate|`` > margin.
     one_of, b a `Single`: supported where b lies in the 1 - alpha prediction interval of a run, else
     contradicted where the adjusted p of that is below alpha.
     Either other verdict needs adjusted p < alpha as well, otherwise it is inconclusive. Intervals are

@@ -162,7 +162,7 @@ def read_idx(path: Path, item_shape: Sequence[int]) -> np.ndarray:
       item_shape: shape of one example: ``(28, 28)`` for images, ``()`` for labels.
 
     Returns:
-      uint8 [n, *item_shape], n ≥ 1.
+      uint8 ``[n, *item_shape]``, n ≥ 1.
 
     Raises:
       DataError: the file is not an IDX file of such examples, or is longer or shorter than it says.

@@ -28,7 +28,7 @@ def blocks(
     Args:
       folder: where the checkpoints are, of one block or of all.
       runs: the runs, or whatever names one.
-      state: what is held of one run, arrays or their ``jax.ShapeDtypeStruct``s, see :func:`block_state`.
+      state: what is held of one run, arrays or their ``jax.ShapeDtypeStruct``, see :func:`block_state`.
       size: runs in a block; 0 chooses by memory, see ``memory.fitting_block``.
 
     Yields:

@@ -31,7 +31,7 @@ SWEPT = 0.5
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """Bytes of a tree of arrays or ``jax.ShapeDtypeStruct``s."""
+    """Bytes of a tree of arrays or ``jax.ShapeDtypeStruct``."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -58,7 +58,7 @@ def check(state: PyTree, runs: int, named: str = "--initializers × --seeds") ->
     """Refuse more runs than memory can hold.
 
     Args:
-      state: one run's arrays or their ``jax.ShapeDtypeStruct``s; a level needs them twice.
+      state: one run's arrays or their ``jax.ShapeDtypeStruct``; a level needs them twice.
       runs: how many.
       named: the flags that say so.
 

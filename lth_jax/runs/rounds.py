@@ -28,7 +28,7 @@ def with_checkpoints(
     Args:
       folder: where the checkpoints are; ``None`` saves nothing.
       state: before the first round, a leading axis *run* on every leaf.
-      like: what is recorded of one round, and what is kept of some, as ``jax.ShapeDtypeStruct``s.
+      like: what is recorded of one round, and what is kept of some, as ``jax.ShapeDtypeStruct``.
       play: a state to ``(state, record, kept)`` after each of the rounds left; the state knows how many it
         has behind it.
       levels: how many rounds.

@@ -243,7 +243,7 @@ def level_shapes(
     inspect: Inspect = nothing,
     compare: Compare | None = None,
 ) -> Level:
-    """What :func:`run_levels` yields, as ``jax.ShapeDtypeStruct``s; nothing is computed."""
+    """What :func:`run_levels` yields, as ``jax.ShapeDtypeStruct``; nothing is computed."""
     one = _network_function(plan, observe, record)
 
     def related(starts: Start, trained: TrainState) -> PyTree:
@@ -300,7 +300,7 @@ def sweep(
     Args:
       job: the folder, and how the work is carried out; ``None`` saves and prints nothing.
       labels: what names a run: a seed, a pair of initializer and seed …
-      one: one of them before level 0, as ``jax.ShapeDtypeStruct``s.
+      one: one of them before level 0, as ``jax.ShapeDtypeStruct``.
       begin: makes the stacked runs of some labels, before level 0.
       data: training examples.
       plan: what happens at every level.

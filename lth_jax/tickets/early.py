@@ -39,7 +39,7 @@ def at_random(scoring: Scoring) -> Scores:
 
 
 def snip(scoring: Scoring) -> Scores:
-    """|g ⊙ θ|: how much the loss feels a weight's mask (SNIP: Lee et al. 2019, arXiv:1810.02340).
+    """``|g ⊙ θ|``: how much the loss feels a weight's mask (SNIP: Lee et al. 2019, arXiv:1810.02340).
 
     The paper divides by the sum over all weights, which changes no order.
     """
@@ -87,7 +87,7 @@ def grasp(scoring: Scoring, temperature: float = TEMPERATURE) -> Scores:
 
 
 def synflow(scoring: Scoring) -> Scores:
-    """θ ⊙ ∂R/∂θ at |θ|: the flow through each weight (SynFlow: Tanaka et al. 2020, arXiv:2006.05467).
+    """θ ⊙ ∂R/∂θ at ``|θ|``: the flow through each weight (SynFlow: Tanaka et al. 2020, arXiv:2006.05467).
 
     R is the sum of the outputs where every input and every weight's sign is 1. It takes no data, is never
     negative, and a layer's scores add up to R wherever units neither add nor lose (no biases): so no layer is

@@ -82,7 +82,7 @@ def kept_fraction(mask: Mask, of: PyTree[bool]) -> Float[Array, ""]:
 
 
 def overlap(mask: Mask, other: Mask, of: PyTree[bool]) -> Float[Array, ""]:
-    """Jaccard index in [0, 1] of two masks' kept weights: |both| / |either|."""
+    """Jaccard index in [0, 1] of two masks' kept weights: ``|both| / |either|``."""
     both = jax.tree.map(jnp.logical_and, mask, other)
     either = jax.tree.map(jnp.logical_or, mask, other)
     return kept_fraction(both, of) / kept_fraction(either, of)

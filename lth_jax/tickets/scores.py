@@ -81,46 +81,46 @@ def by_trees(criterion: Criterion, initial: Params, final: Params) -> Scores:
 
 
 def large_final(initial: Leaf, final: Leaf) -> Leaf:
-    """|w_final|: magnitude pruning (Frankle & Carbin 2019)."""
+    """``|w_final|``: magnitude pruning (Frankle & Carbin 2019)."""
     return jnp.abs(final)
 
 
 def small_final(initial: Leaf, final: Leaf) -> Leaf:
-    """−|w_final|."""
+    """−``|w_final|``."""
     return -jnp.abs(final)
 
 
 def large_init(initial: Leaf, final: Leaf) -> Leaf:
-    """|w_initial|."""
+    """``|w_initial|``."""
     return jnp.abs(initial)
 
 
 def small_init(initial: Leaf, final: Leaf) -> Leaf:
-    """−|w_initial|."""
+    """−``|w_initial|``."""
     return -jnp.abs(initial)
 
 
 def large_init_large_final(initial: Leaf, final: Leaf) -> Leaf:
-    """Large at both ends: the smaller of the ranks of |w_initial| and of |w_final|.
+    """Large at both ends: the smaller of the ranks of ``|w_initial|`` and of ``|w_final|``.
 
-    The paper writes min(α|w_final|, |w_initial|) with an α for every size, chosen so that the two magnitudes
-    are cut at the same percentile. Ranks are cut so at every size.
+    The paper writes ``min(α|w_final|, |w_initial|)`` with an α for every size, chosen so that the two
+    magnitudes are cut at the same percentile. Ranks are cut so at every size.
     """
     return jnp.minimum(rank(jnp.abs(initial)), rank(jnp.abs(final)))
 
 
 def small_init_small_final(initial: Leaf, final: Leaf) -> Leaf:
-    """Small at both ends: the smaller of the ranks of −|w_initial| and of −|w_final|."""
+    """Small at both ends: the smaller of the ranks of −``|w_initial|`` and of −``|w_final|``."""
     return jnp.minimum(rank(-jnp.abs(initial)), rank(-jnp.abs(final)))
 
 
 def magnitude_increase(initial: Leaf, final: Leaf) -> Leaf:
-    """|w_final| − |w_initial|."""
+    """``|w_final|`` − ``|w_initial|``."""
     return jnp.abs(final) - jnp.abs(initial)
 
 
 def movement(initial: Leaf, final: Leaf) -> Leaf:
-    """|w_final − w_initial|."""
+    """``|w_final − w_initial|``."""
     return jnp.abs(final - initial)
 
 
@@ -196,5 +196,5 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def magnitude(scoring: Scoring) -> Scores:
-    """|w| after training: the default (Frankle & Carbin 2019)."""
+    """``|w|`` after training: the default (Frankle & Carbin 2019)."""
     return by_trees(large_final, scoring.start, scoring.trained)

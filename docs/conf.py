@@ -1,0 +1,18 @@
+"""How Sphinx makes the site, see ``docs.site``."""
+
+project = "lth_jax"
+author = "The lth_jax developers"
+root_doc = "docs/index"
+exclude_patterns = ["README.md"]
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+napoleon_use_ivar = True
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "undoc-members": True, "ignore-module-all": True}
+
+html_theme = "furo"
+html_title = "lth_jax"
+html_copy_source = False
