@@ -231,6 +231,28 @@ def nearer_tickets(data):
     return apart, stats.ttest_1samp(apart, 0).pvalue
 
 
+def below_dense(data, pruner, network="ticket"):
+    """E8: test accuracy in points of one way to prune, mean over the sizes below the dense one, by seed."""
+    chosen = data["test_accuracy"].sel(pruner=pruner, network=network)
+    smaller = (data["kept"].sel(pruner="imp", network="ticket") < 1).all("seed").values
+    return 100 * chosen.isel(level=smaller).mean("level", skipna=False).values
+
+
+def snip_random(data):
+    d = below_dense(data, "snip") - below_dense(data, "random")
+    return d, t(d)
+
+
+def shuffled_tickets(data):
+    d = below_dense(data, "imp") - below_dense(data, "imp", "random_mask")
+    return d, t(d)
+
+
+def shuffled_synflow(data):
+    d = below_dense(data, "synflow", "random_mask") - below_dense(data, "synflow")
+    return d, t(d, -0.2)
+
+
 RECOMPUTED = [
     (E1, "tickets-to-6.9:test", tickets),
     (E1, "none-below-6.9:test", below),
@@ -255,6 +277,9 @@ RECOMPUTED = [
     (E6, "size-at-0", size_at_0),
     ("stability", "dense-stable", dense_stable),
     ("stability", "smaller-order-distance", nearer_tickets),
+    ("early_pruning", "snip-over-random", snip_random),
+    ("early_pruning", "imp-random", shuffled_tickets),
+    ("early_pruning", "synflow-random", shuffled_synflow),
 ]
 
 
