@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lth_jax import augmentation, data, initializers, keys, levels, models, networks, tasks, training
     from lth_jax.analysis.ticket_files import load_ticket
+    from lth_jax.analysis.ticket_formats import export_ticket
     from lth_jax.find import Tickets, find_tickets
     from lth_jax.keys import stream
     from lth_jax.levels import Plan, Run, Ticket, begin
@@ -48,6 +49,7 @@ __all__ = [
     "dynamic",
     "early",
     "evaluate",
+    "export_ticket",
     "find_tickets",
     "from_flax",
     "from_linen",
@@ -76,6 +78,7 @@ __all__ = [
 
 _HOMES = {
     "lth_jax.analysis.ticket_files": ("load_ticket",),
+    "lth_jax.analysis.ticket_formats": ("export_ticket",),
     "lth_jax.find": (
         "Tickets",
         "find_tickets",
