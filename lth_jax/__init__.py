@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lth_jax import augmentation, data, initializers, keys, levels, models, networks, tasks, training
+    from lth_jax.analysis.comparison import compare
     from lth_jax.analysis.ticket_files import load_ticket
     from lth_jax.analysis.ticket_formats import export_ticket
     from lth_jax.find import Tickets, find_tickets
@@ -45,6 +46,7 @@ __all__ = [
     "augmentation",
     "axis",
     "begin",
+    "compare",
     "data",
     "dynamic",
     "early",
@@ -77,6 +79,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "lth_jax.analysis.comparison": ("compare",),
     "lth_jax.analysis.ticket_files": ("load_ticket",),
     "lth_jax.analysis.ticket_formats": ("export_ticket",),
     "lth_jax.find": (

@@ -13,6 +13,7 @@ import scipy.sparse
 import twins
 from flax import nnx
 from safetensors.numpy import load_file
+from sweeps import TINY, make_place
 
 import lth_jax
 from lth_jax import models, networks
@@ -335,3 +336,53 @@ def test_trees_that_do_not_fit_together_are_refused(tmp_path):
             tmp_path / "a.safetensors", weights, {"a": {"kernel": np.ones((2, 2), bool)}}, format="pytorch"
         )
     assert not [*tmp_path.iterdir()]
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with sixty digits and a run whose trained weights are kept."""
+    line = ["sweep", "--model", "somebodys_net:Convolutional", "--levels", "2", "--seeds", "7", *TINY]
+    return make_place(tmp_path_factory.mktemp("formats"), [*line, "--keep-weights", "all", "--out", "run"])
+
+
+WANTED = ("export", "run", "--seed", "7", "--level", "1")
+
+
+def test_a_trained_ticket_in_pytorchs_layout_is_as_accurate_as_its_card_says(place, call):
+    printed = call(*WANTED, "--trained", "--format", "pytorch")
+    path = place / "run" / "tickets" / "seed-7-level-1-ticket-trained.pytorch.safetensors"
+    card = json.loads(path.with_name("seed-7-level-1-ticket-trained.pytorch.json").read_text())
+    assert f"ticket: {path.relative_to(place)}" in printed
+    assert "in the order of nn.Flatten, channels first: Dense_0.weight" in printed
+    state, test = load_file(path), lth_jax.splits(lth_jax.data.load("mnist", place / "DIGITS"))[1]
+    x = twins.channels_first(np.asarray(test.images) / 255)
+    x = twins.conv2d(x, state, "Conv_0", 2, ((0, 1), (0, 1)))
+    x = twins.flatten(twins.relu(twins.batch_norm(x, state, "BatchNorm_0")))
+    right = twins.linear(x, state, "Dense_0").argmax(1) == np.asarray(test.labels)
+    assert right.mean() == pytest.approx(card["test_accuracy"])
+    assert np.count_nonzero(state["Dense_0.weight"]) <= card["weights"]["Dense_0/kernel"]["kept"] < 7840
+
+
+def test_a_start_leaves_in_every_format_with_a_card_each(place, call, refused):
+    cards = {"a.safetensors": "a.json", "b.npz": "b.npz.json", "c": "c/card.json"}
+    for name, card in cards.items():
+        assert f"card: {card}" in call(*WANTED, "--out", name)
+        found = json.loads((place / card).read_text())
+        assert (found["seed"], found["level"]) == (7, 1)
+    params, mask, _ = lth_jax.load_ticket(place / "a.safetensors")
+    found = ocp.StandardCheckpointer().restore(place / "c")
+    jax.tree.map(np.testing.assert_array_equal, found, {"params": params, "mask": mask})
+    with np.load(place / "b.npz") as file:
+        parts = [file[f"params/Dense_0/kernel/{name}"] for name in ("data", "indices", "indptr", "shape")]
+    matrix = scipy.sparse.csr_matrix(tuple(parts[:3]), parts[3])
+    np.testing.assert_array_equal(matrix.toarray(), params["Dense_0"]["kernel"])
+    call(*WANTED, "--format", "pytorch", "--masks", "--out", "d.safetensors")
+    state = load_file(place / "d.safetensors")
+    assert not any("running" in name for name in state), "which a start has not"
+    assert state["Dense_0.weight_mask"].sum() == mask["Dense_0"]["kernel"].sum()
+    assert "--masks: goes with --format pytorch" in refused(*WANTED, "--out", "e.npz", "--masks")
+    assert "the format csr has .npz" in refused(*WANTED, "--out", "e.pt", "--format", "csr")
+    assert "invalid choice: 'onnx'" in refused(*WANTED, "--format", "onnx")
