@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lth_jax import augmentation, data, initializers, keys, levels, models, networks, tasks, training
+    from lth_jax.analysis.comparison import compare
     from lth_jax.analysis.ticket_files import load_ticket
+    from lth_jax.analysis.ticket_formats import export_ticket
     from lth_jax.find import Tickets, find_tickets
     from lth_jax.keys import stream
     from lth_jax.levels import Plan, Run, Ticket, begin
@@ -44,10 +46,12 @@ __all__ = [
     "augmentation",
     "axis",
     "begin",
+    "compare",
     "data",
     "dynamic",
     "early",
     "evaluate",
+    "export_ticket",
     "find_tickets",
     "from_flax",
     "from_linen",
@@ -75,7 +79,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "lth_jax.analysis.comparison": ("compare",),
     "lth_jax.analysis.ticket_files": ("load_ticket",),
+    "lth_jax.analysis.ticket_formats": ("export_ticket",),
     "lth_jax.find": (
         "Tickets",
         "find_tickets",

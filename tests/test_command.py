@@ -103,7 +103,9 @@ def test_data_sets_are_listed_and_verified(place, call, refused, monkeypatch, tm
 # Help, completion, exit codes
 
 
-@pytest.mark.parametrize("line", ["", "sweep", "data", "data verify", "show", "export", "completion"])
+@pytest.mark.parametrize(
+    "line", ["", "sweep", "data", "data verify", "show", "compare", "export", "completion"]
+)
 def test_help_has_examples_and_exit_codes(call, capsys, line):
     with pytest.raises(SystemExit) as stop:
         call(*line.split(), "--help")

@@ -3,8 +3,10 @@
 Matplotlib is imported where a figure is drawn, so that importing the library stays quick.
 """
 
+import contextlib
+import contextvars
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,47 @@ COLORS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bb
 MARKERS = "osD^vP*Xh"
 
 
+PAPER = {1: 3.4, 2: 7.0}
+"""Width in inches of a figure over so many columns of a paper."""
+FONTS = {
+    **{"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "figure.titlesize": 8},
+    **{"xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "lines.linewidth": 1.0},
+}
+"""What a figure for a paper is drawn with: sizes in points, as they are printed."""
+TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "lth_jax"}
+"""Vector figures keep text as text, which can be searched and changed."""
+
+_COLUMNS: contextvars.ContextVar[int | None] = contextvars.ContextVar("columns of a paper", default=None)
+
+
+@contextlib.contextmanager
+def for_paper(columns: int | None) -> Iterator[None]:
+    """Inside, figures are as wide as so many columns of a paper and drawn for print; ``None``: for a screen.
+
+    Args:
+      columns: 1 or 2, see ``PAPER``.
+    """
+    import matplotlib
+
+    token = _COLUMNS.set(columns)
+    try:
+        with matplotlib.rc_context({} if columns is None else FONTS):
+            yield
+    finally:
+        _COLUMNS.reset(token)
+
+
+def is_for_paper() -> bool:
+    """Whether figures are drawn for a paper, whose captions say what a title would."""
+    return _COLUMNS.get() is not None
+
+
 def new_figure(
     columns: int = 1, width: float = 6.4, height: float = 4.2, rows: int = 1, **options: Any
 ) -> Any:
     """A figure with rows of axes, drawn without a screen; ``(figure, axes)`` as from ``plt.subplots``.
+
+    Inside :func:`for_paper` it is as wide as the paper's columns, its shape stays.
 
     Args:
       columns: axes in a row.
@@ -39,7 +78,10 @@ def new_figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    size = np.array([width * columns, height * rows])
+    if chosen := _COLUMNS.get():
+        size = size * PAPER[chosen] / size[0]
+    figure = Figure(figsize=tuple(size.tolist()), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, **options)
     for ax in np.ravel(axes):
@@ -55,6 +97,8 @@ FORMATS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDa
 def save(figure: "Figure", path: Path) -> Path:
     """Write a PNG, SVG or PDF as the file's name says, whole or not at all.
 
+    A PNG has 120 pixels an inch, inside :func:`for_paper` 300.
+
     Raises:
       InputError: its name ends in something else.
     """
@@ -62,10 +106,10 @@ def save(figure: "Figure", path: Path) -> Path:
 
     kind = path.suffix.lstrip(".").lower()
     require(kind in FORMATS, f"{path}: figures are written as {', '.join(FORMATS)}")
-    with matplotlib.rc_context({"svg.hashsalt": "lth_jax"}), warnings.catch_warnings():
+    with matplotlib.rc_context(TEXT), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "constrained_layout not applied")  # as many labels as there are
         warnings.filterwarnings("ignore", 'Creating legend with loc="best"')  # after a second
-        options = {"format": kind, "dpi": 120, "metadata": FORMATS[kind]}
+        options = {"format": kind, "dpi": 300 if _COLUMNS.get() else 120, "metadata": FORMATS[kind]}
         write_whole(path, lambda aside: figure.savefig(aside, **options))
     return path
 
@@ -195,14 +239,21 @@ def kept_axis(ax: "Axes", kept: Sequence[float] | np.ndarray) -> None:
     from matplotlib.ticker import NullLocator
 
     percent = np.asarray(kept) * 100
-    ticks = percent[:: max(1, len(percent) // 10)]
+    narrow = _COLUMNS.get() == 1
+    ticks = percent[:: max(1, -(-len(percent) // 7) if narrow else len(percent) // 10)]
     ax.set_xscale("log")
     ax.invert_xaxis()
-    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=8)
+    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=7 if _COLUMNS.get() else 8)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("weights remaining (%)")
 
 
-def save_all(figures: Mapping[str, Callable[[], "Figure"]], folder: Path) -> list[Path]:
-    """Draw and write each figure as ``NAME.png``."""
-    return [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
+def save_all(
+    figures: Mapping[str, Callable[[], "Figure"]],
+    folder: Path,
+    format: str = "png",
+    columns: int | None = None,
+) -> list[Path]:
+    """Draw and write each figure as ``NAME.png``, or in another of ``FORMATS``; see :func:`for_paper`."""
+    with for_paper(columns):
+        return [save(draw(), folder / f"{name}.{format}") for name, draw in figures.items()]

@@ -1,5 +1,7 @@
 """What people read of a run: where its data came from, tables on the terminal and in Markdown."""
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 
@@ -52,6 +54,46 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     """A table as lines of Markdown."""
     lines = ["| " + " | ".join(map(escape, header)) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(map(escape, row)) + " |" for row in rows]
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as CSV (RFC 4180, lines ended by a line feed); what is ``None`` is empty."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()
+
+
+LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "−": "$-$", "θ": r"$\theta$", "–": "--"},
+}
+"""What LaTeX writes for a character that means something to it, or that its fonts may lack."""
+
+
+def latex_lines(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> list[str]:
+    r"""A table as LaTeX with the rules of ``booktabs``, numbers on the right; notes are comments before it.
+
+    >>> print(*latex_lines(["level", "a_b"], [["0", "97.9 ± 0.1"]]), sep="\n")
+    \begin{tabular}{lr}
+    \toprule
+    level & a\_b \\
+    \midrule
+    0 & 97.9 $\pm$ 0.1 \\
+    \bottomrule
+    \end{tabular}
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        texts = ["".join(LATEX.get(char, char) for char in " ".join(cell.split())) for cell in cells]
+        # A cell that begins with a bracket would be read as the option of the line's end before it.
+        return " & ".join(f"{{}}{text}" if text[:1] in ("[", "*") else text for text in texts) + r" \\"
+
+    comments = [f"% {' '.join(note.split())}" for note in notes]
+    start = [*comments, rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
+    end = [r"\bottomrule", r"\end{tabular}"]
+    return [*start, line(header), r"\midrule", *map(line, rows), *end]
 
 
 def origin_of(dataset: data.Dataset | None) -> str:

@@ -159,6 +159,28 @@ def read_mask(path: Path, seed: int, level: int) -> Flat:
     return _mask(stored, _run(stored, seed), level)
 
 
+class Packed(NamedTuple):
+    """Masks of several seeds and levels: shapes of the prunable parameters, and bits by name.
+
+    ``bits``: ``uint8 [seed, level, bytes]`` from ``packbits``, 1 is kept.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    bits: Flat
+
+
+def read_packed(path: Path, seeds: Sequence[int]) -> Packed:
+    """The masks of some seeds at all levels.
+
+    Raises:
+      InputError: the file is missing or damaged, or has no such seed.
+    """
+    stored = _stored(path)
+    shapes, places = _below(stored, "shape"), [_run(stored, seed) for seed in seeds]
+    bits = {name: packed[places] for name, packed in _below(stored, "mask").items()}
+    return Packed({name: tuple(shapes[name].tolist()) for name in bits}, bits)
+
+
 def _mask(stored: Flat, run: int, level: int) -> Flat:
     """One level's mask, the run's position in the file given."""
     mask = {}

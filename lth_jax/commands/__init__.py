@@ -1,4 +1,4 @@
-"""The installed command, ``lth-jax``: sweep | data | show | export | completion."""
+"""The installed command, ``lth-jax``: sweep | data | show | compare | export | completion."""
 
 import argparse
 import functools
@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lth_jax.commands import completion, data, exits, export, show, sweep
+from lth_jax.commands import compare, completion, data, exits, export, show, sweep
 from lth_jax.commands.flags import Parser
 from lth_jax.runs import results
 from lth_jax.runs.config import check_printable
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Command(prog="lth-jax", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"lth_jax {results.version('lth_jax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Command)
-    for module in (sweep, data, show, export):
+    for module in (sweep, data, show, compare, export):
         module.add(commands)
     completion.add(commands, build_parser)
     return parser

@@ -17,7 +17,7 @@ examples:
   lth-jax completion bash > ~/.local/share/bash-completion/completions/lth-jax
   lth-jax completion zsh > ~/.zfunc/_lth-jax          with ~/.zfunc in fpath"""
 
-FOLDERS, FILES = ("out", "data_dir", "figures", "folder"), ("config",)
+FOLDERS, FILES = ("out", "data_dir", "figures", "folder", "one", "other"), ("config",)
 
 
 def add(commands: Any, whole: Callable[[], argparse.ArgumentParser]) -> None:

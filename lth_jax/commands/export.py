@@ -1,4 +1,4 @@
-"""``lth-jax export``: one ticket of a sweep as safetensors with a card, and what its sparsity saves."""
+"""``lth-jax export``: one ticket of a sweep for others, with a card, and what its sparsity saves."""
 
 import argparse
 import functools
@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 from lth_jax import models
-from lth_jax.analysis import flops, sparsity, tables, ticket_files
+from lth_jax.analysis import flops, pytorch, sparsity, tables, ticket_files, ticket_formats
 from lth_jax.analysis.ticket_files import Flat
+from lth_jax.analysis.ticket_formats import Contents
 from lth_jax.commands import build, sweep
 from lth_jax.commands.settings import STATIC, Config
 from lth_jax.errors import InputError, require
@@ -26,11 +27,15 @@ from lth_jax.runs import results, storage
 from lth_jax.runs.config import check_printable
 from lth_jax.tickets import shrinking
 
-HELP = "one ticket of a sweep as safetensors, with a JSON card"
+HELP = "one ticket of a sweep as safetensors, for PyTorch, Orbax or SciPy, with a JSON card"
 EXAMPLES = """\
 examples:
   lth-jax export runs/sweep/0a1b2c3d --seed 42 --level 9
   lth-jax export RUN --seed 42 --level 9 --out ticket.safetensors --measure
+  lth-jax export RUN --seed 42 --level 9 --trained --out ticket.pt          where PyTorch is installed
+  lth-jax export RUN --seed 42 --level 9 --format pytorch --out torch.safetensors      where it is not
+  lth-jax export RUN --seed 42 --level 9 --out ticket                       a folder of Orbax
+  lth-jax export RUN --seed 42 --level 9 --out ticket.npz                   CSR matrices
 
 Read it again with
 
@@ -40,7 +45,21 @@ Read it again with
 or with safetensors alone: params/LAYER/kernel are the weights that training starts from, the pruned ones 0;
 mask/LAYER/kernel are bools, True is kept. The card says model, data, accuracy, versions, multiply-adds, and
 bytes as dense, CSR and BCOO. --measure times inference here, jax.experimental.sparse's BCOO kernels against
-dense ones."""
+dense ones. --trained takes the weights after training, of the levels that the sweep kept (--keep-weights).
+
+In PyTorch, a module whose layers are called as Flax calls them (block_0/conv is block_0.conv):
+
+  model.load_state_dict(torch.load("ticket.pt"))
+  model.load_state_dict(safetensors.torch.load_file("torch.safetensors"))
+
+Dense and Conv kernels are Linear's and Conv2d's weight; behind a flattened image the inputs are in the order
+of nn.Flatten. With --masks there are weight_orig and weight_mask, as torch.nn.utils.prune has them, for a
+model with prune.identity(layer, "weight"). A start has no running statistics: strict=False. What is no such
+layer keeps its layout and name, and is listed. Orbax and SciPy:
+
+  orbax.checkpoint.StandardCheckpointer().restore("/absolute/path/ticket")             {params, mask}
+  f, k = numpy.load("ticket.npz"), "params/output/kernel/"
+  scipy.sparse.csr_matrix((f[k + "data"], f[k + "indices"], f[k + "indptr"]), f[k + "shape"])"""
 
 SAME_MASK = ("ticket", "reinit", "shuffle")
 """The networks that have the ticket's own mask; another control's is where its weights are not 0."""
@@ -57,6 +76,8 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--network", default="ticket", metavar="NAME", help="with --trained: or a control's")
     parser.add_argument("--out", metavar="FILE", help="[RUN/tickets/seed-SEED-level-LEVEL.safetensors]")
+    parser.add_argument("--format", choices=ticket_formats.FORMATS, help="[what the name of --out says]")
+    parser.add_argument("--masks", action="store_true", help="for PyTorch: weight_orig and weight_mask")
     parser.add_argument("--measure", action="store_true", help="time inference, sparse against dense")
     parser.set_defaults(run=run)
 
@@ -65,11 +86,12 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     folder, seed, level = user_path(parsed.folder), parsed.seed, parsed.level
     which = f"-{re.sub('[:/]', '-', parsed.network)}-trained" if parsed.trained else ""
-    name = f"seed-{seed}-level-{level}{which}.safetensors"
+    ending = ticket_formats.ENDINGS.get(parsed.format, ".safetensors")
+    name = f"seed-{seed}-level-{level}{which}{ending}"
     path = folder / "tickets" / name if parsed.out is None else user_path(parsed.out)
     check_printable([str(path)])
-    require(path.suffix not in (".json", ""), f"--out {path}: expected a name like ticket.safetensors")
-    require(not path.is_dir(), f"--out {path}: is a folder; name a file")
+    format = ticket_formats.check_name(path, parsed.format)
+    require(not parsed.masks or format == "pytorch", "--masks: goes with --format pytorch")
     measured = results.load(folder / results.RESULTS)
     chosen = configuration(measured, folder)
     image_shape = json.loads(measured.attrs["image_shape"])
@@ -104,7 +126,8 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.trained and chosen.model in ("mlp", "lenet-300-100"):
         card["shrunk"] = shrunk(params, mask, image_shape, parsed.measure)
     with storage.in_a_place_of("--out"):
-        ticket_files.save_ticket(path, params, mask, card, saved)
+        contents = Contents(params, mask, saved, card, model.network, model.sample, parsed.masks)
+        card = ticket_formats.write(path, format, contents)
     for line in said(card, path):
         tables.print_line(tables.console(), line)
 
@@ -239,4 +262,6 @@ def said(card: Mapping[str, Any], path: Path) -> list[str]:
                 f"  batch {batch}: dense {t['dense_ms']:.3g} ms, BCOO {t['bcoo_ms']:.3g} ms: "
                 f"sparse is {factor:.3g} times {'slower' if more else 'faster'}"
             )
-    return [*lines, f"ticket: {path}", f"card: {ticket_files.card_path(path)}"]
+    if card.get("file", {}).get("layout") == "pytorch":
+        lines += pytorch.said(card["file"])
+    return [*lines, f"ticket: {path}", f"card: {ticket_formats.card_path(path)}"]

@@ -3,6 +3,8 @@
 import argparse
 import itertools
 import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ examples:
   lth-jax show runs/sweep/0a1b2c3d
   lth-jax show RUN --variable train_accuracy         another variable of results.nc
   lth-jax show RUN --figures DIR --open              draw it, save it, open it
+  lth-jax show RUN --figures DIR --format pdf --columns 1     for one column of a paper
+  lth-jax show RUN --table latex > table.tex         for \\usepackage{booktabs}; csv has the numbers unrounded
   lth-jax show RUN --open                            open the figures that the run has made
 
 A run is a folder with a results.nc, of lth-jax sweep or of an experiment, or such a file. Rows are levels (or
@@ -31,6 +35,8 @@ PERCENT = ("accuracy", "error_barrier", "agreement")
 """What variables that are fractions end in."""
 REPLICATES = ("seed", "training_seed", "trial", "network", "draw")
 """Dimensions that are averaged over, the first of them that a variable has."""
+TABLES = ("text", "csv", "latex")
+"""How a table is printed."""
 
 
 def add(commands: Any) -> None:
@@ -38,9 +44,38 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("show", help=HELP, description=HELP, epilog=EXAMPLES)
     parser.add_argument("folder", metavar="RUN", help="a run's folder, or a results file")
     parser.add_argument("--variable", metavar="NAME", help="what to show; test_accuracy where there is one")
-    parser.add_argument("--figures", metavar="DIR", help="draw it against the weights kept, into this folder")
+    add_output(parser, "draw it against the weights kept, into this folder")
     parser.add_argument("--open", action="store_true", help="open the figures")
     parser.set_defaults(run=run)
+
+
+def add_output(parser: argparse.ArgumentParser, drawn: str) -> None:
+    """The flags that say how a table is printed and what a figure is."""
+    parser.add_argument("--table", choices=TABLES, default="text", help="how it is printed [text]")
+    parser.add_argument("--figures", metavar="DIR", help=drawn)
+    parser.add_argument("--format", choices=tuple(figures.FORMATS), help="of the figures [png]")
+    columns = [f"{width:g} in" for width in figures.PAPER.values()]
+    parser.add_argument(
+        "--columns", type=int, choices=tuple(figures.PAPER), help=f"of a paper: {' or '.join(columns)} wide"
+    )
+
+
+def draw_into(parsed: argparse.Namespace, drawn: Mapping[str, Callable[[], Any]]) -> list[Path]:
+    """Draw and write what ``--figures`` asks for; the files, none without it.
+
+    Raises:
+      InputError: a flag of figures without them, or nothing can be written there.
+    """
+    for name in ("format", "columns"):
+        require(
+            parsed.figures is not None or getattr(parsed, name) is None, f"--{name}: goes with --figures DIR"
+        )
+    if parsed.figures is None:
+        return []
+    config.check_printable([parsed.figures])
+    with storage.in_a_place_of("--figures"):
+        folder = user_path(parsed.figures)
+        return figures.save_all(drawn, folder, parsed.format or "png", parsed.columns)
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -52,23 +87,24 @@ def run(parsed: argparse.Namespace) -> None:
     title, header, rows = make_table(measured, name)
     origin = [str(measured.attrs[key]) for key in ("experiment", "model") if key in measured.attrs]
     line = ", ".join([*origin, tables.attributes_line(measured)])
-    paths = []
-    if parsed.figures is not None:
-        config.check_printable([parsed.figures])
-        with storage.in_a_place_of("--figures"):
-            paths = figures.save_all({name: lambda: draw(measured, name)}, user_path(parsed.figures))
-    elif parsed.open:
+    paths = draw_into(parsed, {name: lambda: draw(measured, name)})
+    if parsed.open and not paths:
         paths = sorted((path.parent / results.FIGURES).glob("*.png"))
         require(
             bool(paths), f"--open: {path.parent / results.FIGURES} has no figures; draw with --figures DIR"
         )
-    tables.print_line(console, line.strip(", "))
-    tables.print_table(console, title, header, rows)
-    for text in [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]:
-        tables.print_line(console, text)
-    for figure in paths:
-        tables.print_line(console, f"figure: {figure}")
-        if parsed.open and not webbrowser.open(figure.resolve().as_uri()):
+    notes = [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]
+    if parsed.table == "csv":
+        print(tables.csv_text(*make_numbers(measured, name)), end="")
+    elif parsed.table == "latex":
+        print(*tables.latex_lines(header, rows, [line.strip(", "), title, *notes]), sep="\n")
+    else:
+        tables.print_line(console, line.strip(", "))
+        tables.print_table(console, title, header, rows)
+        for text in [*notes, *(f"figure: {figure}" for figure in paths)]:
+            tables.print_line(console, text)
+    for figure in paths if parsed.open else ():
+        if not webbrowser.open(figure.resolve().as_uri()):
             warn(f"nothing here opens {figure}")
 
 
@@ -139,6 +175,26 @@ def make_table(measured: xr.Dataset, name: str) -> tuple[str, list[str], list[li
     return f"{figures.label(name).capitalize()}{' (%)' if percent else ''}{over}", header, rows
 
 
+def make_numbers(measured: xr.Dataset, name: str) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for other programs: of each column the mean, standard deviation and count, unrounded.
+
+    Fractions are in percent, as in :func:`make_table`; what cannot be said is ``None``.
+    """
+    values, unit = arranged(measured, name), " (%)" if name.endswith(PERCENT) else ""
+    row, kept = str(values.dims[0]), kept_of(measured, str(values.dims[0]))
+    header = [row, *(["kept (%)"] if kept is not None else [])]
+    for column in values["column"].values.tolist():
+        header += [f"{column} mean{unit}", f"{column} std{unit}", f"{column} n"]
+    rows = []
+    for place, at in enumerate(values[row].values):
+        summary = stats.summary(values.values[place] * (100 if unit else 1))
+        cells: list[Any] = [at, *([float(kept[place]) * 100] if kept is not None else [])]
+        for mean, std, n in zip(*summary, strict=True):
+            cells += [*(float(value) if np.isfinite(value) else None for value in (mean, std)), int(n)]
+        rows.append(cells)
+    return header, rows
+
+
 def kept_of(measured: xr.Dataset, row: str) -> np.ndarray | None:
     """The fraction of weights kept in each row; ``None`` where it is not known, or not one for all else."""
     if "kept" not in measured or row not in measured["kept"].dims:
@@ -185,5 +241,6 @@ def draw(measured: xr.Dataset, name: str) -> Any:
     ax.set_ylabel(f"{figures.label(name)}{' (%)' if percent else ''}, mean ± std")
     seeds = f"{values.attrs['count']} {values.attrs['seeds']}s" if values.attrs["seeds"] else ""
     parts = [str(measured.attrs[key]) for key in ("experiment", "model", "dataset") if key in measured.attrs]
-    figure.suptitle(", ".join(filter(None, [*parts, seeds])), fontsize=10)
+    if not figures.is_for_paper():  # where the caption says so
+        figure.suptitle(", ".join(filter(None, [*parts, seeds])), fontsize=10)
     return figure

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,36 @@ def save(folder: Path, finished: int, tree: PyTree) -> None:
         if processes.is_first():
             shutil.rmtree(aside, ignore_errors=True)
         raise storage_error(place, error) from error
+
+
+def write_alone(folder: Path, tree: PyTree, texts: Mapping[str, str]) -> None:
+    """Write a tree as a checkpoint for others, with some text files in its folder, whole or not at all.
+
+    Orbax reads it with nothing of ours: ``StandardCheckpointer().restore(folder.absolute())``. What is in the
+    folder already is replaced.
+
+    Args:
+      folder: where.
+      tree: arrays.
+      texts: what the text files say, by their names.
+
+    Raises:
+      StorageError: it cannot be written; what was there is as it was.
+    """
+    folder = folder.absolute()
+    aside = folder.with_name(f".{os.getpid()}.{folder.name}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        with _silent_threads(), _checkpointer() as checkpointer:
+            checkpointer.save(aside, args=ocp.args.StandardSave(tree))
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        _discard(folder)
+        aside.rename(folder)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise storage_error(folder, error) from error
 
 
 @contextlib.contextmanager
