@@ -117,6 +117,8 @@ def test_it_writes_a_page_and_summaries_and_nothing_else(copies, tmp_path, monke
         ("--summary file/SUMMARY.md", "--summary file: "),
         ("--claims empty", "--claims empty: is a folder"),
         ("--claims file/claims.md", "--claims file: "),
+        ("--multiverse empty", "--multiverse empty: is a folder"),
+        ("--multiverse file/page.md", "--multiverse file: "),
         ("--readme=", "--readme: expected a path"),
         ("--readme none.md", "--readme none.md: cannot be read"),
         ("--readme file", "--readme file: expected one line"),
