@@ -38,7 +38,8 @@ class Experiment(NamedTuple):
     One whose configuration has no field ``dataset`` needs none, and is given ``None`` for it. ``notes`` are
     Markdown sections of the report, between its table and its claims. ``distributed`` says that ``train``
     can be called by several processes together (see ``processes``). ``variant`` tells an experiment's runs
-    apart in the title that gathered results give them.
+    apart in the title that gathered results give them. ``alternatives`` are claims judged by other measures
+    that can be defended as well, by the measure's name; each has the identifier of the claim it is of.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Experiment(NamedTuple):
     notes: Callable[[xr.Dataset], str] = lambda measured: ""
     distributed: bool = False
     variant: Callable[[xr.Dataset], str] = lambda measured: str(measured.attrs.get("variant", ""))
+    alternatives: Callable[[xr.Dataset], Mapping[str, list[stats.Verdict]]] = lambda measured: {}
 
 
 MODULES = ("experiment", "config", "claims", "report", "figures")

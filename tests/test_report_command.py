@@ -117,6 +117,8 @@ def test_it_writes_a_page_and_summaries_and_nothing_else(copies, tmp_path, monke
         ("--summary file/SUMMARY.md", "--summary file: "),
         ("--claims empty", "--claims empty: is a folder"),
         ("--claims file/claims.md", "--claims file: "),
+        ("--multiverse empty", "--multiverse empty: is a folder"),
+        ("--multiverse file/page.md", "--multiverse file: "),
         ("--headlines=", "--headlines: expected a path"),
         ("--headlines none.md", "--headlines none.md: cannot be read"),
         ("--headlines file", "--headlines file: expected one line"),

@@ -174,8 +174,21 @@ def verdicts(measured: xr.Dataset) -> list[Verdict]:
 
     A section is a family, and so is what it says against the ticket's own dense network alone.
     """
+    return judge_reading(measures.read(measured))
+
+
+def alternatives(measured: xr.Dataset) -> dict[str, list[Verdict]]:
+    """The claims about accuracies, by those at the end of training instead of at the early stop."""
     reading = measures.read(measured)
-    rows = [*ROWS, *rows_by_std(reading)]
+    at_end = reading._replace(values=reading.values | {"accuracy": reading.values["end"]})
+    names = {row.claim.identifier for row in ROWS if row.measure == "accuracy"}
+    judged = [v for v in judge_reading(at_end) if (v.claim.statement or v.claim.identifier) in names]
+    return {"accuracy at the end": judged}
+
+
+def judge_reading(reading: Reading) -> list[Verdict]:
+    """:func:`verdicts` of measures that have been read."""
+    measured, rows = reading.measured, [*ROWS, *rows_by_std(reading)]
     samples, bounds = [], {}
     for row in (*rows, *(against_own(row) for row in rows if DENSE in (row.first, row.second))):
         sides = [side(reading, row, cell) for cell in (row.first, row.second)]

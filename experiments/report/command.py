@@ -4,6 +4,7 @@ python -m experiments report                                                  in
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
 python -m experiments report --headlines docs/documents.md                    and the best known claims
 python -m experiments report --claims docs/claims.md                          and every claim, by section
+python -m experiments report --multiverse docs/multiverse.md                  and headlines by other choices
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.report import by_section, gather, headlines, page, summary
+from experiments.report import by_section, gather, headlines, multiverse, page, summary
 from lth_jax.commands import exits
 from lth_jax.commands.flags import Parser
 from lth_jax.errors import InputError, fail, require, warn
@@ -30,6 +31,7 @@ class Places(NamedTuple):
     summary: Path | None
     headlines: Path | None
     claims: Path | None
+    multiverse: Path | None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -54,6 +56,8 @@ def run(arguments: Sequence[str]) -> list[gather.Run]:
             written[path] = summary.text(runs, _way(path, places.results))
     if places.claims:
         written[places.claims] = by_section.text(runs, _way(places.claims, places.results))
+    if places.multiverse:
+        written[places.multiverse] = multiverse.text(runs, _way(places.multiverse, places.results))
     if places.headlines:
         way = _way(places.headlines, places.results)
         written[places.headlines] = headlines.renewed(known, runs, way)
@@ -91,21 +95,23 @@ def parse(arguments: Sequence[str]) -> Places:
     parser.add_argument("--summary", metavar="FILE", help="write the summary here too")
     parser.add_argument("--headlines", metavar="FILE", help="renew the table of best known claims here too")
     parser.add_argument("--claims", metavar="FILE", help="write every claim by section here too")
+    parser.add_argument(
+        "--multiverse", metavar="FILE", help="write the best known claims under other choices here too"
+    )
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
         require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")
     given = parser.parse_args(list(arguments))
     for name, path in vars(given).items():
         require(path != "", f"--{name}: expected a path")
     out = user_path(given.out)
-    extra, known, claims = (
-        user_path(p) if p else None for p in (given.summary, given.headlines, given.claims)
-    )
+    names = ("summary", "headlines", "claims", "multiverse")
+    files = {name: user_path(path) if (path := getattr(given, name)) else None for name in names}
     _check_folder("--out", out)
-    for flag, path in (("--summary", extra), ("--claims", claims)):
-        if path:
-            require(not path.is_dir(), f"{flag} {path}: is a folder; name a file in it")
-            _check_folder(flag, path.parent)
-    return Places(out, user_path(given.results), extra, known, claims)
+    for name, path in files.items():
+        if path and name != "headlines":  # which is read before anything is written
+            require(not path.is_dir(), f"--{name} {path}: is a folder; name a file in it")
+            _check_folder(f"--{name}", path.parent)
+    return Places(out, user_path(given.results), **files)
 
 
 def _check_folder(flag: str, folder: Path) -> None:

@@ -49,6 +49,7 @@ class Run(NamedTuple):
     diverged: tuple[str, ...] = ()
     notes: str = ""  # Markdown
     verdicts: tuple[Verdict, ...] = ()
+    alternatives: Mapping[str, list[Verdict]] = {}  # claims by other measures, by the measure's name
     pictures: tuple[Picture, ...] = ()
     problem: str = ""  # why nothing of it can be shown
     remarks: tuple[str, ...] = ()  # what is amiss beside results.nc
@@ -120,6 +121,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
         diverged=tuple(results.diverged_runs(measured)),
         notes=experiment.notes(measured).strip(),
         verdicts=verdicts,
+        alternatives=experiment.alternatives(measured),
         pictures=pictures,
         remarks=(*undigested, *unreadable, *outdated(verdicts, folder / results.CLAIMS)),
     )

@@ -1,13 +1,13 @@
 """The table of the claims that each document is best known for, as the results judge them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from experiments.report import wording
 from experiments.report.gather import Run
 from experiments.report.summary import table_lines
-from lth_jax.analysis.stats import holds_if, labels
+from lth_jax.analysis.stats import Verdict, holds_if, labels
 from lth_jax.analysis.tables import escape
 from lth_jax.errors import InputError, require
 
@@ -64,6 +64,22 @@ CHOSEN = {
 """By run, the identifiers of claims. Chosen for what they are about, not for what came out."""
 
 
+def chosen(runs: Sequence[Run], flag: str) -> Iterator[tuple[Run, Verdict, str]]:
+    """Every chosen claim: its run, its verdict and its label.
+
+    Raises:
+      InputError: a chosen run or claim is not there; ``flag`` is what asked for it.
+    """
+    found = {run.place: run for run in runs}
+    for place, identifiers in CHOSEN.items():
+        require(place in found and not found[place].problem, f"{flag}: no results of {place} to show")
+        judged = found[place].verdicts
+        verdicts = {v.claim.identifier: (v, label) for v, label in zip(judged, labels(judged), strict=True)}
+        for identifier in identifiers:
+            require(identifier in verdicts, f"{flag}: {place} judges no claim {identifier!r}")
+            yield found[place], *verdicts[identifier]
+
+
 def table(runs: Sequence[Run], links: str) -> list[str]:
     """The table's lines.
 
@@ -74,27 +90,20 @@ def table(runs: Sequence[Run], links: str) -> list[str]:
     Raises:
       InputError: a chosen run or claim is not there.
     """
-    found = {run.place: run for run in runs}
     rows = []
-    for place, identifiers in CHOSEN.items():
-        require(place in found and not found[place].problem, f"--headlines: no results of {place} to show")
-        judged = found[place].verdicts
-        verdicts = {v.claim.identifier: (v, label) for v, label in zip(judged, labels(judged), strict=True)}
-        where = quote("/".join(part for part in (links, place, "report.md") if part))
-        for identifier in identifiers:
-            require(identifier in verdicts, f"--headlines: {place} judges no claim {identifier!r}")
-            verdict, label = verdicts[identifier]
-            rows.append(
-                [
-                    f"[{wording.document(verdict.claim)}]({where})",
-                    escape(label),
-                    escape(verdict.claim.published),
-                    escape(wording.measured(verdict)),
-                    holds_if(verdict.claim),
-                    f"**{verdict.verdict}**" + (f" ({escape(verdict.protocol)})" if verdict.protocol else ""),
-                    wording.power_of(verdict),
-                ]
-            )
+    for run, verdict, label in chosen(runs, "--headlines"):
+        where = quote("/".join(part for part in (links, run.place, "report.md") if part))
+        rows.append(
+            [
+                f"[{wording.document(verdict.claim)}]({where})",
+                escape(label),
+                escape(verdict.claim.published),
+                escape(wording.measured(verdict)),
+                holds_if(verdict.claim),
+                f"**{verdict.verdict}**" + (f" ({escape(verdict.protocol)})" if verdict.protocol else ""),
+                wording.power_of(verdict),
+            ]
+        )
     header = ["", "claim", "published", "here \\[interval\\]", "holds if", "verdict", "power; n for 90 %"]
     return table_lines(header, rows)
 

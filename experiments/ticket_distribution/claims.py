@@ -1,6 +1,7 @@
 """What document 001 claims of E2, as data, and the values that judge it; its numbers are ``published``'s."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +40,21 @@ Judged = tuple[Claim, Any, Any]
 
 def verdicts(measured: xr.Dataset) -> list[Verdict]:
     """Judge every claim that these networks can speak to; a family a question and a source."""
+    families = (accuracies, similarity, losses, epochs, weights, reproduction, own_model, signs)
+    return judge_by_question(measured, families)
+
+
+def alternatives(measured: xr.Dataset) -> dict[str, list[Verdict]]:
+    """The claims about accuracies and losses, by those of the last epoch instead of the best."""
+    last = measured.isel(epoch=slice(-1, None))
+    return {"the last epoch's": judge_by_question(last, (accuracies, similarity, losses, signs))}
+
+
+def judge_by_question(measured: xr.Dataset, families: Sequence[Callable]) -> list[Verdict]:
+    """The verdicts of some families of claims, functions of the results and of the networks they have."""
     have, config = set(measured["network"].values.tolist()), json.loads(measured.attrs["config"])
     judged = []
-    for family in (accuracies, similarity, losses, epochs, weights, reproduction, own_model, signs):
+    for family in families:
         # What is claimed of one architecture is not claimed of the other.
         pairs = [(of_model(claim, config["model"]), a, b) for claim, a, b in family(measured, have)]
         judged += judge_all(pairs, method="student") if pairs else []

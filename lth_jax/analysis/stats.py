@@ -10,30 +10,42 @@ where they train at the same level; across levels only the seed's first weights 
   correction for that (intersection-union, Berger 1982); it falls where one of them does, corrected for
   their number (Bonferroni).
 * No spread, no test: where all differences are equal a t test has p = 0 or 1 and says nothing.
-* Power: see `power`. Effects, margins and results are worded in the reader's units: `measured`, `holds_if`.
+* Other choices: a verdict keeps what it was judged from, and `rejudge` judges it again.
+* Power: see `power`. What a claim and a verdict hold, and how they are worded: see `claims`.
 
 Where a pair with NaN or inf (a diverged seed) is dropped the verdict says so.
 """
 
-import csv
-import math
-import os
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
 
 import numpy as np
 
 from lth_jax.analysis import power as powers
+from lth_jax.analysis.claims import (
+    COLUMNS,
+    Claim,
+    Comparison,
+    Family,
+    Kind,
+    Side,
+    Theirs,
+    Verdict,
+    holds_if,
+    labels,
+    markdown_table,
+    measured,
+    power_of,
+    said,
+    source,
+    to_rows,
+    write_csv,
+)
 from lth_jax.analysis.differences import (
     Conclusion,
     Difference,
     Equivalence,
     Method,
-    Other,
     Published,
     Sample,
     Share,
@@ -55,12 +67,11 @@ __all__ = [
     "COLUMNS", "Claim", "Conclusion", "Difference", "Equivalence", "Kind", "Method", "Published", "Share",
     "Single", "Summary", "Verdict", "equivalence", "fact", "holds_if", "holm", "judge", "judge_all",
     "judge_families", "labels", "markdown_table", "mean_interval", "measured", "paired_difference",
-    "published_difference", "said", "share_interval", "source", "summary", "to_rows", "under", "write_csv",
+    "power_of", "published_difference", "rejudge", "said", "share_interval", "source", "summary",
+    "to_rows", "under", "write_csv",
 ]  # fmt: skip
 
-Kind = Literal["greater", "equal", "at_least", "one_of"]
-Side = Values | Mapping[str, Values]
-Theirs = Other | Mapping[str, Other]
+Pair = tuple[Claim, Side, Theirs]
 
 
 def holm(p_values: Values) -> np.ndarray:
@@ -74,60 +85,6 @@ def holm(p_values: Values) -> np.ndarray:
     order = np.argsort(p)
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     return np.minimum(adjusted, 1.0)[np.argsort(order)]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement about two sets of runs, fixed before anyone looks at them.
-
-    Attributes:
-      kind: "greater" (a > b + margin), "at_least" (a >= b - margin, non-inferiority), "equal"
-        (``|a - b|`` < margin), "one_of" (b, one published run, is a run like ours). For "lower" swap a and b.
-      effect: a - b as published, in the unit of the values, or else the least that counts; power is for
-        it. NaN: 0 where kind allows it, none for "greater".
-      base: a and b are logarithms to it, and people read a / b. 0: they are not.
-      offset: what people read is a - b + offset: 50 where b is a constant 50 %.
-      statement: what is claimed, the same for all readings of it; empty: the identifier.
-    """
-
-    identifier: str
-    document: str
-    text: str
-    published: str
-    kind: Kind
-    margin: float = 0.0  # in the unit of the values
-    unit: str = "accuracy points"
-    effect: float = np.nan
-    base: float = 0.0
-    offset: float = 0.0
-    statement: str = ""
-
-    def __post_init__(self):
-        kinds, m, where = get_args(Kind), self.margin, f"claim {self.identifier!r}: expected"
-        require(self.kind in kinds, f"{where} kind in {kinds}", repr(self.kind), "choose one")
-        valid = 0 <= m < np.inf and (m > 0 or self.kind not in ("equal", "one_of"))
-        require(valid, f"{where} margin >= 0, > 0 if 'equal'", m, "say what difference is none")
-
-
-class Verdict(NamedTuple):
-    """A claim, what was measured of it, and what follows."""
-
-    claim: Claim
-    estimate: float  # mean of a - b, with its interval, in the claim's unit
-    low: float
-    high: float
-    p_value: float  # of this claim alone
-    n: int
-    verdict: Conclusion
-    adjusted_p: float  # Holm, over the claims judged together
-    note: str  # what to know before believing it; may be empty
-    power: float = np.nan  # at this n, for the claim's effect, of the claim alone
-    needed: float = np.nan  # n for a power of 0.9, alone
-    needed_in_family: float = np.nan  # at alpha / number of claims judged together
-    protocol: str = ""  # how the runs differ from what the document did; empty if they do not
-
-
-Pair = tuple[Claim, Side, Theirs]
 
 
 def judge(claim: Claim, a: Side, b: Theirs, **options) -> Verdict:
@@ -152,16 +109,7 @@ def judge_all(pairs: Sequence[Pair], *, alpha: float = 0.05, **options) -> list[
     """
     known = options.keys() <= {"resamples", "seed", "method"}
     require(known, "options: expected resamples, seed, method", [*options], "mind the spelling")
-    alone = [_judge_alone(*pair, alpha, options) for pair in pairs]
-    tested = [v.p_value < 1 or v.low < v.high for v, _ in alone]
-    adjusted = iter(holm([v.p_value for (v, _), test in zip(alone, tested, strict=True) if test]).tolist())
-    family, verdicts = max(sum(tested), 1), []
-    for (v, spread), test in zip(alone, tested, strict=True):
-        p = next(adjusted) if test else 1.0
-        needs_p = v.verdict == "contradicted" or (v.verdict == "supported" and v.claim.kind != "one_of")
-        v = _open(v, family) if needs_p and p >= alpha else v
-        verdicts.append(_with_power(v._replace(adjusted_p=p), spread, alpha, family))
-    return verdicts
+    return _judge_together([Comparison(*pair, alpha, options) for pair in pairs])
 
 
 def judge_families(
@@ -180,6 +128,41 @@ def judge_families(
     return [found[i] for i in range(len(pairs))]
 
 
+def rejudge(
+    verdict: Verdict,
+    *,
+    among: Sequence[Verdict] | None = None,
+    margin: float = 1.0,
+    method: Method | None = None,
+) -> Verdict:
+    """The verdict that the same samples get under other choices.
+
+    Args:
+      verdict: of `judge`, `judge_all` or `judge_families`.
+      among: the verdicts corrected together, it among them: `[verdict]` for no correction. By default
+        its own family.
+      margin: a factor of every margin.
+      method: of the tests; by default as it was.
+
+    Raises:
+      ValueError: the verdict is of arithmetic, or not among those named.
+    """
+    if verdict.family is None:
+        raise ValueError(f"verdict: expected one of samples, found {verdict.claim.identifier!r}; leave it")
+    comparisons, place = verdict.family.comparisons, verdict.family.own
+    if among is not None:
+        families = [v.family for v in among if v.family]
+        same = [other.comparisons[other.own] is comparisons[place] for other in families]
+        require(any(same), "among: expected the verdict too", verdict.claim.identifier, "add it")
+        comparisons, place = [other.comparisons[other.own] for other in families], same.index(True)
+    other = {} if method is None else {"method": method}
+    again = [
+        replace(c, claim=replace(c.claim, margin=margin * c.claim.margin), options={**c.options, **other})
+        for c in comparisons
+    ]
+    return _judge_together(again)[place]._replace(protocol=verdict.protocol)
+
+
 def fact(claim: Claim, difference: float) -> Verdict:
     """The verdict of a matter of arithmetic: a - b is a number, not a sample. kind "greater" only."""
     require(claim.kind == "greater", "kind: expected 'greater'", claim.kind, "judge a sample instead")
@@ -188,108 +171,27 @@ def fact(claim: Claim, difference: float) -> Verdict:
     return Verdict(claim, difference, difference, difference, 0.0, 0, verdict, 0.0, note)
 
 
-def source(claim: Claim) -> str:
-    """The document that a claim is of, without section: ``002 §2`` is of 002."""
-    return match[0] if (match := re.match(r"\d{3}\b", claim.document)) else claim.document
-
-
 def under(verdicts: Sequence[Verdict], protocol: str) -> list[Verdict]:
     """The verdicts, of runs whose protocol is not the document's: what is said of each says so."""
     return [v._replace(protocol=protocol) for v in verdicts]
 
 
-COLUMNS = (*Claim.__dataclass_fields__, *Verdict._fields[1:])
-
-
-def to_rows(verdicts: Sequence[Verdict]) -> list[dict]:
-    """A flat dict a verdict, its keys COLUMNS: the claim's fields, then the verdict's."""
-    return [dict(zip(COLUMNS, (*vars(v.claim).values(), *v[1:]), strict=True)) for v in verdicts]
-
-
-def write_csv(verdicts: Sequence[Verdict], path: str | os.PathLike) -> None:
-    """`to_rows` as UTF-8 CSV, whole or not at all: written aside, then renamed."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(to_rows(verdicts))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _read(claim: Claim, value: float) -> str:
-    """A difference as people read it: a ratio, or with the claim's offset, or signed."""
-    if claim.base:
-        return f"{claim.base**value:.3g}"
-    return f"{value + claim.offset:.4g}" if claim.offset else f"{value:+.3g}"
-
-
-def measured(verdict: Verdict) -> str:
-    """Our value with its interval, in the reader's unit."""
-    claim, (value, low, high) = verdict.claim, verdict[1:4]
-    if not math.isfinite(value):
-        return "no value"
-    interval = "[no interval]"
-    if math.isfinite(low) and math.isfinite(high):
-        interval = f"[{_read(claim, low)}, {_read(claim, high)}]"
-    return f"{_read(claim, value)} {interval} {claim.unit}"
-
-
-def holds_if(claim: Claim) -> str:
-    """Where `measured` has to lie for a claim to hold: ``> 0``, ``≥ -0.1``, ``within ±0.1``, ``49 to 51``."""
-    margin = claim.margin
-    if claim.kind == "one_of":
-        return "0 in the interval" if not claim.base else "1 in the interval"
-    if not claim.base and not claim.offset:
-        if claim.kind == "equal":
-            return f"within ±{margin:g}"
-        return f"> {margin:g}" if claim.kind == "greater" else f"≥ {-margin or 0:g}"
-    low, high = (_read(claim, bound) for bound in (-margin, margin))
-    return {"equal": f"{low} to {high}", "greater": f"> {high}", "at_least": f"≥ {low}"}[claim.kind]
-
-
-def said(verdict: Verdict) -> str:
-    """The verdict in words, with what sets the runs apart from the document's: ``supported (…)``."""
-    return f"{verdict.verdict} ({verdict.protocol})" if verdict.protocol else verdict.verdict
-
-
-def power_of(verdict: Verdict) -> str:
-    """Power at this n and the n for 90 %, alone and in its family: ``62 %; 9 (14)``."""
-    if math.isnan(verdict.power):
-        return "–"
-    alone, family = (
-        "never" if math.isinf(n) else f"{n:,.0f}" for n in (verdict.needed, verdict.needed_in_family)
-    )
-    return f"{100 * verdict.power:.0f} %; {alone}" + (f" ({family})" if family != alone else "")
-
-
-def labels(verdicts: Sequence[Verdict]) -> list[str]:
-    """The claims' texts; where several share one, the identifier's last part tells them apart."""
-    often = Counter(verdict.claim.text for verdict in verdicts)
-
-    def label(claim: Claim) -> str:
-        return claim.text if often[claim.text] == 1 else f"{claim.text} ({claim.identifier.split(':')[-1]})"
-
-    return [label(verdict.claim) for verdict in verdicts]
-
-
-def markdown_table(verdicts: Sequence[Verdict]) -> str:
-    """A Markdown table, a row a verdict; pipes, backslashes and newlines in cells are escaped."""
-    header = ["claim", "published", "a - b", "holds if", "p (Holm)", "n", "verdict"]
-    header += ["power; n for 90 % (in its family)", "note"]
-    rows = [header, ["---"] * len(header)]
-    for v, label in zip(verdicts, labels(verdicts), strict=True):
-        p = "< 0.001" if v.adjusted_p < 0.001 else f"{v.adjusted_p:.3f}"
-        cells = [label, v.claim.published, measured(v), holds_if(v.claim), p, str(v.n), said(v)]
-        one_line = [" ".join(cell.split()) for cell in (*cells, power_of(v), v.note)]
-        rows.append([cell.replace("\\", r"\\").replace("|", r"\|") for cell in one_line])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 _Judged = tuple[Verdict, powers.Spread | None]
+
+
+def _judge_together(comparisons: Sequence[Comparison]) -> list[Verdict]:
+    """Verdicts of a family: each comparison's own, and what Holm's correction leaves of them."""
+    alone = [_judge_alone(c.claim, c.a, c.b, c.alpha, dict(c.options)) for c in comparisons]
+    tested = [v.p_value < 1 or v.low < v.high for v, _ in alone]
+    adjusted = iter(holm([v.p_value for (v, _), test in zip(alone, tested, strict=True) if test]).tolist())
+    family, verdicts = max(sum(tested), 1), []
+    for i, ((v, spread), test) in enumerate(zip(alone, tested, strict=True)):
+        p, alpha = next(adjusted) if test else 1.0, comparisons[i].alpha
+        needs_p = v.verdict == "contradicted" or (v.verdict == "supported" and v.claim.kind != "one_of")
+        v = _open(v, family) if needs_p and p >= alpha else v
+        v = v._replace(adjusted_p=p, family=Family(tuple(comparisons), i))
+        verdicts.append(_with_power(v, spread, alpha, family))
+    return verdicts
 
 
 def _open(verdict: Verdict, family: int) -> Verdict:
