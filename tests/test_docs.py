@@ -76,7 +76,7 @@ def test_a_command_of_the_table_is_one(command):
     experiment = cli.find(name)
     settings, execution = cli.parse(experiment, flags)
     assert isinstance(settings, experiment.config)
-    assert execution.preset in ("paper", "paper-lenet5", "middle")
+    assert execution.preset in ("paper", "paper-lenet5", "middle", "reduced")
 
 
 def linked():

@@ -1,4 +1,4 @@
-"""E8's figures: accuracy against weights kept, of all ways to prune, of ablations, and while training."""
+"""E8's figures: test error against weights kept, of all ways to prune, of ablations, and while training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,9 @@ import xarray as xr
 
 from experiments.early_pruning.experiment import AFTER, BEFORE, WHILE, kept, smaller, used
 from lth_jax.analysis import figures
+
+ACROSS = 3
+"""Panels in a row."""
 
 
 def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
@@ -23,32 +26,50 @@ def draw_figures(measured: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def draw_pruners(measured: xr.Dataset, pruners: Sequence[str]) -> Any:
-    """Test accuracy against weights kept, a line a way to prune."""
+    """Test error against weights kept, a line a way to prune."""
     figure, ax = figures.new_figure()
-    levels, at = smaller(measured), kept(measured)
     for index, pruner in enumerate(pruners):
-        accuracy = measured["test_accuracy"].sel(pruner=pruner, network="ticket").isel(level=levels)
-        values = accuracy.transpose("seed", "level").values * 100
-        figures.bands(ax, at[levels] * 100, values, figures.label(pruner), index, percentiles=(0, 100))
-    figures.kept_axis(ax, at[levels])
-    ax.set(ylabel="test accuracy (%), mean and range")
-    ax.legend(fontsize=7)
+        draw_line(ax, measured, pruner, "ticket", pruner, index)
+    finish(ax, measured)
+    ax.set(ylabel="test error (%), mean and range")
+    ax.legend(fontsize=7, loc="upper left")
     return figure
 
 
 def draw_ablations(measured: xr.Dataset, pruners: Sequence[str]) -> Any:
-    """Test accuracy of each mask and of what it is without: a panel a way to prune."""
-    figure, axes = figures.new_figure(len(pruners), width=3.4, squeeze=False, sharey=True)
-    levels, at = smaller(measured), kept(measured)
-    for ax, pruner in zip(axes[0], pruners, strict=True):
+    """Test error of each mask and of what it is without: a panel a way to prune."""
+    rows = -(-len(pruners) // ACROSS)
+    shape = {"rows": rows, "squeeze": False, "sharey": True}
+    figure, axes = figures.new_figure(min(len(pruners), ACROSS), width=3.4, height=3.0, **shape)
+    for ax, pruner in zip(axes.flat, pruners, strict=False):
         for index, network in enumerate(measured["network"].values.tolist()):
             if (pruner, network) in used(measured):
-                accuracy = measured["test_accuracy"].sel(pruner=pruner, network=network).isel(level=levels)
-                values = accuracy.transpose("seed", "level").values * 100
-                name = figures.label(network)
-                figures.bands(ax, at[levels] * 100, values, name, index, percentiles=(0, 100))
-        figures.kept_axis(ax, at[levels])
+                draw_line(ax, measured, pruner, network, network, index)
+        finish(ax, measured)
         ax.set(title=figures.label(pruner))
-    axes[0][0].set_ylabel("test accuracy (%), mean and range")
-    axes[0][0].legend(fontsize=7)
+    for ax in axes.flat[len(pruners) :]:
+        ax.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("test error (%), mean and range")
+    axes[0][0].legend(fontsize=7, loc="upper left")
     return figure
+
+
+def draw_line(ax: Any, measured: xr.Dataset, pruner: str, network: str, name: str, index: int) -> None:
+    """The error of one kind of network at all sizes below the dense one."""
+    levels = smaller(measured)
+    accuracy = measured["test_accuracy"].sel(pruner=pruner, network=network).isel(level=levels)
+    error = 100 - accuracy.transpose("seed", "level").values * 100
+    at = kept(measured)[levels] * 100
+    figures.bands(ax, at, error, figures.label(name), index, percentiles=(0, 100))
+
+
+def finish(ax: Any, measured: xr.Dataset) -> None:
+    """Both axes logarithmic: most ways to prune differ by tenths of a point, some by a factor of 50."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    figures.kept_axis(ax, kept(measured)[smaller(measured)])
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_locator(NullLocator())

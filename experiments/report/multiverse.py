@@ -135,10 +135,11 @@ def text(runs: Sequence[Run], links: str = "") -> str:
         "# Headline claims under other choices",
         "",
         f"Made from the results files by `{RENEW}`; not to be edited by hand. Each of the "
-        "[best known claims](documents.md) is judged again with one choice changed at a time: ✓ supported, ✗ contradicted, ~ "
-        "inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: some choice leaves "
-        "undecided what another decides. *Turns*: a claim is supported by one choice and contradicted by "
-        "another. The choices were listed after the verdicts had been seen; none was left out for what it "
+        "[best known claims](documents.md) is judged again with one choice changed at a time: ✓ supported, "
+        "✗ contradicted, ~ inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: "
+        "some choice leaves undecided what another decides. *Turns*: a claim is supported by one choice and "
+        "contradicted by another. The choices were listed after the verdicts had been seen; none was left "
+        "out for what it "
         "gives.",
         "",
         f"Of {len(judged)} claims {grades['robust']} are robust, {grades['fragile']} fragile, and "
