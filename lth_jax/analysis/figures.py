@@ -94,7 +94,7 @@ FORMATS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDa
 """What a figure can be written as, and what it does not say so that the same results give the same bytes."""
 
 
-def save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: str | Path) -> Path:
     """Write a PNG, SVG or PDF as the file's name says, whole or not at all.
 
     A PNG has 120 pixels an inch, inside :func:`for_paper` 300.
@@ -104,6 +104,7 @@ def save(figure: "Figure", path: Path) -> Path:
     """
     import matplotlib
 
+    path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     require(kind in FORMATS, f"{path}: figures are written as {', '.join(FORMATS)}")
     with matplotlib.rc_context(TEXT), warnings.catch_warnings():

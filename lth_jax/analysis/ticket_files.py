@@ -282,7 +282,7 @@ def _start(stored: Flat, run: int, level: int, draw: Callable[[], Flat], path: P
 
 
 def save_ticket(
-    path: Path, params: Flat, mask: Flat, card: Mapping[str, Any], collections: Flat | None = None
+    path: str | Path, params: Flat, mask: Flat, card: Mapping[str, Any], collections: Flat | None = None
 ) -> None:
     """Write a ticket as safetensors, and its card as JSON beside it.
 
@@ -294,7 +294,7 @@ def save_ticket(
     tensors |= {
         f"collections/{name}": np.asarray(leaf, order="C") for name, leaf in (collections or {}).items()
     }
-    text = json.dumps(card, indent=2)
+    path, text = Path(path), json.dumps(card, indent=2)
     content = save(tensors, metadata={"format": "np", "card": text})
     write_whole(path, lambda aside: aside.write_bytes(content))
     write_text(card_path(path), text + "\n")
