@@ -4,7 +4,7 @@ python -m experiments report                                                  in
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
 python -m experiments report --readme README.md                               and the README's table
 python -m experiments report --claims docs/claims.md                          and every claim, by section
-python -m experiments report --multiverse docs/multiverse.md                  and headlines by other choices
+python -m experiments report --multiverse docs/multiverse.md                  and these by other choices
 """
 
 import os
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> Places:
     parser.add_argument("--readme", metavar="FILE", help="renew the table of claims in this README too")
     parser.add_argument("--claims", metavar="FILE", help="write every claim by section here too")
     parser.add_argument(
-        "--multiverse", metavar="FILE", help="write the README's claims under other choices here too"
+        "--multiverse", metavar="FILE", help="write the best known claims under other choices here too"
     )
     for argument in arguments:  # nothing that a file's name or a terminal would trip over
         require(argument.isprintable(), f"{argument!r}: holds characters that cannot be printed")

@@ -1,4 +1,4 @@
-"""The README's claims under every choice that can be defended: which verdicts hold up, and which turn.
+"""The best known claims under every choice that can be defended: which verdicts hold up, and which turn.
 
 One choice is changed at a time, all others being as the claim is judged. Everything is judged anew from the
 samples of the results files (`stats.rejudge`), or from another reading, measure or run of the same claim.
@@ -132,14 +132,14 @@ def text(runs: Sequence[Run], links: str = "") -> str:
     grades = Counter(one.grade for one in judged)
     asked = sum(len(one.choices) + len(one.readings) for one in judged)
     lines = [
-        "# Headline claims under other choices",
+        "# The best known claims under other choices",
         "",
-        f"Made from the results files by `{RENEW}`; not to be edited by hand. Each claim of the README's "
-        "table is judged again with one choice changed at a time: ✓ supported, ✗ contradicted, ~ "
-        "inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: some choice leaves "
-        "undecided what another decides. *Turns*: a claim is supported by one choice and contradicted by "
-        "another. The choices were listed after the verdicts had been seen; none was left out for what it "
-        "gives.",
+        f"Made from the results files by `{RENEW}`; not to be edited by hand. Each of the claims that the "
+        "documents are best known for is judged again with one choice changed at a time: ✓ supported, ✗ "
+        "contradicted, ~ inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: some "
+        "choice leaves undecided what another decides. *Turns*: a claim is supported by one choice and "
+        "contradicted by another. The choices were listed after the verdicts had been seen; none was left "
+        "out for what it gives.",
         "",
         f"Of {len(judged)} claims {grades['robust']} are robust, {grades['fragile']} fragile, and "
         f"{grades['turns']} turn, judged {asked} times in all.",

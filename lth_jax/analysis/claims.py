@@ -27,14 +27,14 @@ Theirs = Other | Mapping[str, Other]
 class Claim:
     """A statement about two sets of runs, fixed before anyone looks at them.
 
-    kind: "greater" (a > b + margin), "at_least" (a >= b - margin, non-inferiority), "equal"
-    (|a - b| < margin), "one_of" (b, one published run, is a run like ours). For "lower" swap a and b.
-
-    effect: a - b as published, in the unit of the values, or else the least that counts; power is for
-      it. NaN: 0 where kind allows it, none for "greater".
-    base: a and b are logarithms to it, and people read a / b. 0: they are not.
-    offset: what people read is a - b + offset: 50 where b is a constant 50 %.
-    statement: what is claimed, the same for all readings of it; empty: the identifier.
+    Attributes:
+      kind: "greater" (a > b + margin), "at_least" (a >= b - margin, non-inferiority), "equal"
+        (``|a - b|`` < margin), "one_of" (b, one published run, is a run like ours). For "lower" swap a and b.
+      effect: a - b as published, in the unit of the values, or else the least that counts; power is for
+        it. NaN: 0 where kind allows it, none for "greater".
+      base: a and b are logarithms to it, and people read a / b. 0: they are not.
+      offset: what people read is a - b + offset: 50 where b is a constant 50 %.
+      statement: what is claimed, the same for all readings of it; empty: the identifier.
     """
 
     identifier: str

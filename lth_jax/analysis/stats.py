@@ -97,7 +97,7 @@ def judge_all(pairs: Sequence[Pair], *, alpha: float = 0.05, **options) -> list[
 
     greater, at_least: supported where the 1 - alpha interval of a - b lies above the threshold
     (margin, -margin), contradicted where below; p is two-sided, of a - b being at the threshold.
-    equal: as in `equivalence`; p is TOST's, or the opposite test's where |estimate| > margin.
+    equal: as in `equivalence`; p is TOST's, or the opposite test's where ``|estimate|`` > margin.
     one_of, b a `Single`: supported where b lies in the 1 - alpha prediction interval of a run, else
     contradicted where the adjusted p of that is below alpha.
     Either other verdict needs adjusted p < alpha as well, otherwise it is inconclusive. Intervals are
