@@ -1,6 +1,8 @@
 """Power: against simulations of the very judging that it is of, and closed forms."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +88,16 @@ def test_verdicts_carry_their_power():
         assert stats.power_of(verdict).startswith(f"{100 * verdict.power:.0f} %; {verdict.needed:.0f} (")
         assert claim is verdict.claim
     assert stats.power_of(judge(replace(CLAIM, effect=np.nan), [1.0, 2.0, 3.0], 0.0)) == "–"
+
+
+def test_every_undecided_committed_claim_says_how_many_runs_it_needs():
+    undecided = [
+        row
+        for path in (Path(__file__).parents[1] / "experiments/results").rglob("claims.csv")
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        if row["verdict"] == "inconclusive"
+    ]
+    assert len(undecided) > 50
+    for row in undecided:
+        assert np.isfinite(float(row["power"])), row["identifier"]
+        assert float(row["needed"]) >= 2, row["identifier"]

@@ -94,9 +94,16 @@ def ready_ours(record: Mapping[str, Any]) -> bool:
     return record["side"] == cases.OURS and record["ready_seconds"] is not None
 
 
+COUNTS = 1.1
+"""How many times as fast a target has to be met for that to count."""
+
+
 def target(identifier: str, text: str, ratio: float, wanted: str) -> stats.Claim:
     """A target as a claim on logarithms: ours over theirs is more than ``ratio``, read as a ratio."""
-    return stats.Claim(identifier, "target", text, wanted, "greater", math.log(ratio), "times", base=math.e)
+    margin, effect = math.log(ratio), math.log(ratio * COUNTS)
+    return stats.Claim(
+        identifier, "target", text, wanted, "greater", margin, "times", effect=effect, base=math.e
+    )
 
 
 class Target(NamedTuple):

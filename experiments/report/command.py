@@ -4,7 +4,7 @@ python -m experiments report                                                  in
 python -m experiments report --summary experiments/results/SUMMARY.md         and the committed summary
 python -m experiments report --headlines docs/documents.md                    and the best known claims
 python -m experiments report --claims docs/claims.md                          and every claim, by section
-python -m experiments report --multiverse docs/multiverse.md                  and headlines by other choices
+python -m experiments report --multiverse docs/multiverse.md                  and these by other choices
 """
 
 import os

@@ -132,15 +132,14 @@ def text(runs: Sequence[Run], links: str = "") -> str:
     grades = Counter(one.grade for one in judged)
     asked = sum(len(one.choices) + len(one.readings) for one in judged)
     lines = [
-        "# Headline claims under other choices",
+        "# The best known claims under other choices",
         "",
-        f"Made from the results files by `{RENEW}`; not to be edited by hand. Each of the "
-        "[best known claims](documents.md) is judged again with one choice changed at a time: ✓ supported, "
-        "✗ contradicted, ~ inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: "
-        "some choice leaves undecided what another decides. *Turns*: a claim is supported by one choice and "
+        f"Made from the results files by `{RENEW}`; not to be edited by hand. Each of the claims that the "
+        "documents are best known for is judged again with one choice changed at a time: ✓ supported, ✗ "
+        "contradicted, ~ inconclusive, – not a choice. *Robust*: the same verdict under all. *Fragile*: some "
+        "choice leaves undecided what another decides. *Turns*: a claim is supported by one choice and "
         "contradicted by another. The choices were listed after the verdicts had been seen; none was left "
-        "out for what it "
-        "gives.",
+        "out for what it gives.",
         "",
         f"Of {len(judged)} claims {grades['robust']} are robust, {grades['fragile']} fragile, and "
         f"{grades['turns']} turn, judged {asked} times in all.",
