@@ -65,8 +65,8 @@ def test_seeds_in_common_are_paired_and_the_others_named(place, call):
         again = comparison.differences.paired_difference(one[[0, 2, 3], place_], other[[2, 0, 1], place_])
         np.testing.assert_allclose(row[1:], [again.low, again.high])
     np.testing.assert_array_equal(found["n"], [3, 3, 3])
-    np.testing.assert_allclose(found["values"].sel(run="another", seed=9), other[3])
-    assert found["values"].sel(run="one", seed=9).isnull().all()
+    np.testing.assert_allclose(found["measured"].sel(run="another", seed=9), other[3])
+    assert found["measured"].sel(run="one", seed=9).isnull().all()
     assert json.loads(found.attrs["settings"]) == {"epochs": [5, 3], "score": [None, "snip"]}
     printed = call("compare", "one", "another")
     (line,) = [line for line in printed.splitlines() if line.startswith("│ 1 ")]
@@ -214,14 +214,14 @@ def test_tickets_are_compared_and_not_their_controls(place):
     results.save(both.assign_attrs(measured.attrs), place / "controls" / "results.nc")
     found = lth_jax.compare(place / "one", place / "controls")
     np.testing.assert_array_equal(found["difference"], 0)
-    np.testing.assert_allclose(found["values"].sel(run="controls"), one)
+    np.testing.assert_allclose(found["measured"].sel(run="controls"), one)
 
 
 def test_the_table_as_csv_and_both_curves_as_a_figure(place, call):
     one = make_run(place / "one", masks=drawn_masks(1))
     make_run(place / "another", kept=(1.0, 0.8), masks=drawn_masks(2, levels=2))
     table = list(csv.DictReader(io.StringIO(call("compare", "one", "another", "--table", "csv"))))
-    assert [row["kept (%)"] for row in table] == ["100.0", "80.0"]
+    assert [float(row["kept (%)"]) for row in table] == pytest.approx([100, 80])
     assert float(table[1]["one mean (%)"]) == pytest.approx(100 * one[:, 1].mean())
     found = lth_jax.compare(place / "one", place / "another")
     for name, end in (("difference (%)", "mean"), ("low (%)", "low"), ("high (%)", "high")):

@@ -105,7 +105,7 @@ def test_a_twin_with_channels_first_answers_the_same(tmp_path, kind, masks):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_pytorch_itself_answers_the_same_from_a_pt_file(tmp_path):
-    torch = importlib.import_module("torch")
+    torch, prune = map(importlib.import_module, ("torch", "torch.nn.utils.prune"))
     network, images = NETS["linen"], jax.random.normal(jax.random.key(1), IMAGES)
     params, mask, collections = invented(network, images)
     options = {"network": network, "inputs": images[:1], "collections": collections}
@@ -131,7 +131,7 @@ def test_pytorch_itself_answers_the_same_from_a_pt_file(tmp_path):
     expected = network.apply(params, collections, images, None)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for name in ("hidden", "output", "conv"):  # as prune.identity makes of a layer
-        layer.utils.prune.identity(getattr(twin, name), "weight")
+        prune.identity(getattr(twin, name), "weight")
     lth_jax.export_ticket(tmp_path / "b.pt", params, mask, masks=True, **options)
     twin.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=True))
     with torch.no_grad():

@@ -49,8 +49,8 @@ def compare(one: str | Path, other: str | Path, variable: str = "test_accuracy")
       variable: what is compared, of both runs' tickets; in its own unit, an accuracy a fraction.
 
     Returns:
-      ``values`` ``[run, seed, level]`` and ``kept`` ``[run, level]``, all of both runs, NaN where one has no
-      such seed or level. Then along ``size``, the fractions that both keep: ``level_at`` ``[run, size]``;
+      ``measured`` ``[run, seed, level]`` and ``kept`` ``[run, level]``, all of both runs, NaN where one has
+      no such seed or level. Then along ``size``, the fractions that both keep: ``level_at`` ``[run, size]``;
       ``difference`` ``[size, end]``, the first run less the second, ``end`` being the mean and the ``low``
       and ``high`` end of its 95 % interval; ``p_value``; ``n``, the pairs or the first run's seeds; and where
       both have masks of the same shapes and seeds in common, ``overlap`` and ``chance`` ``[size, common]``.
@@ -76,9 +76,12 @@ def compare(one: str | Path, other: str | Path, variable: str = "test_accuracy")
         _difference(method, common, [each.isel(level=at) for each in aligned]) for at in range(len(pairs))
     ]
     curves = [
-        xr.Dataset({"values": run.values.drop_vars(run.values.coords.keys() - {"seed", "level"}),
-                    "kept": ("level", run.kept)}) for run in runs
-    ]  # fmt: skip
+        xr.Dataset(
+            {"measured": (("seed", "level"), run.values.values), "kept": ("level", run.kept)},
+            {name: run.values[name].values for name in ("seed", "level")},
+        )
+        for run in runs
+    ]
     called = names(runs[0].folder, runs[1].folder)
     made = results.side_by_side(dict(zip(called, curves, strict=True)), "run")
     levels = [run.values["level"].values for run in runs]
@@ -99,7 +102,8 @@ def compare(one: str | Path, other: str | Path, variable: str = "test_accuracy")
         "method": method,
         **{name: json.dumps(each) for name, each in said.items()},
     }
-    return made.merge(overlaps(runs[0].folder, runs[1].folder, common, at)).assign_attrs(attrs)
+    shared = overlaps(runs[0].folder, runs[1].folder, common, at)
+    return made.assign(shared.data_vars).assign_attrs(attrs)
 
 
 def _load(run: str | Path, variable: str) -> Loaded:
@@ -123,7 +127,7 @@ def _load(run: str | Path, variable: str) -> Loaded:
     fits = set(values.dims) == {"seed", "level"} and "level" in kept.dims and values.dtype.kind in "fiub"
     require(fits, f"{path}: {variable} has no seeds and levels")
     sizes = kept.mean([dim for dim in kept.dims if dim != "level"]).values
-    return Loaded(file.parent, measured, values.astype(float), sizes)
+    return Loaded(file.parent, measured, values.transpose("seed", "level").astype(float), sizes)
 
 
 def names(one: Path, other: Path) -> list[str]:
@@ -159,7 +163,9 @@ def _difference(method: str, common: Sequence[int], values: Sequence[xr.DataArra
     a, b = (each.values for each in values)
     theirs = differences.summary(b)
     if int(theirs.n) > 1:
-        return differences.published_difference(a, Published(*map(float, theirs[:2]), int(theirs.n)))
+        return differences.published_difference(
+            a, Published(float(theirs.mean), float(theirs.std), int(theirs.n))
+        )
     apart = float(differences.summary(a).mean - theirs.mean)
     return Difference(apart, np.nan, np.nan, 1.0, int(differences.summary(a).n))
 

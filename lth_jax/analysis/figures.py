@@ -28,12 +28,12 @@ MARKERS = "osD^vP*Xh"
 
 PAPER = {1: 3.4, 2: 7.0}
 """Width in inches of a figure over so many columns of a paper."""
-FONTS = {
+FONTS: dict[Any, Any] = {
     **{"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "figure.titlesize": 8},
     **{"xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "lines.linewidth": 1.0},
 }
 """What a figure for a paper is drawn with: sizes in points, as they are printed."""
-TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "lth_jax"}
+TEXT: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "lth_jax"}
 """Vector figures keep text as text, which can be searched and changed."""
 
 _COLUMNS: contextvars.ContextVar[int | None] = contextvars.ContextVar("columns of a paper", default=None)

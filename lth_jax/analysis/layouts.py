@@ -229,8 +229,8 @@ def _product(equation: core.JaxprEqn, operands: Sequence[Followed | None], found
         if window == [0] and outputs[0][0] == (1,):
             # Shared by several products, it is known only if it reads the same everywhere.
             found.dense[name] = read if found.dense.get(name, read) == read else None
-        elif len(sides[other]) == outputs[0][0][0] + 1 and window == list(range(len(window))):
-            found.convolution[name] = (len(window), len(window) - 1, *window[:-1])  # of patches
+        elif len(sides[other]) == (rank := outputs[0][0][0] + 1) and window == sorted(window):  # of patches
+            found.convolution[name] = (rank - 1, rank - 2, *range(rank - 2))
     place = read[0][0] if read is not None and len(read) == 1 else CHANNEL
     free = [[axis for at, axis in enumerate(side) if at != contracted[n][0]] for n, side in enumerate(sides)]
     free[one] = [None if axis is None else ((place, _size(axis)),) for axis in free[one]]

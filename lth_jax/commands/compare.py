@@ -86,7 +86,7 @@ def values_at(found: xr.Dataset, place: int) -> list[np.ndarray]:
     """Both runs' values of their own seeds at one of the sizes."""
     seeds, levels = json.loads(found.attrs["seeds"]), found["level_at"].isel(size=place).values.tolist()
     return [
-        found["values"].isel(run=run).sel(seed=own, level=level).values
+        found["measured"].isel(run=run).sel(seed=own, level=level).values
         for run, (own, level) in enumerate(zip(seeds, levels, strict=True))
     ]
 
@@ -149,14 +149,14 @@ def draw(found: xr.Dataset) -> Any:
     scale, seeds = scale_of(found), json.loads(found.attrs["seeds"])
     figure, ax = figures.new_figure()
     for index, (name, own) in enumerate(zip(found["run"].values.tolist(), seeds, strict=True)):
-        run = found[["values", "kept"]].isel(run=index).dropna("level", subset=["kept"])
-        summary = stats.summary(run["values"].sel(seed=own).values * scale, axis=0)
+        run = found[["measured", "kept"]].isel(run=index).dropna("level", subset=["kept"])
+        summary = stats.summary(run["measured"].sel(seed=own).values * scale, axis=0)
         ax.errorbar(
             run["kept"] * 100 * (1 + 0.012 * (index - 0.5)), summary.mean, summary.std,
             label=name, capsize=2, linewidth=1.2, elinewidth=0.8, **figures.style(index),
         )  # fmt: skip
-    longest = found["kept"].isel(run=int(found["kept"].count("level").argmax()))
-    figures.kept_axis(ax, longest.dropna("level").values)
+    sizes = [kept[np.isfinite(kept)] for kept in found["kept"].values]
+    figures.kept_axis(ax, max(sizes, key=len))
     unit = " (%)" if scale > 1 else ""
     ax.set_ylabel(f"{figures.label(found.attrs['variable'])}{unit}, mean ± std")
     ax.legend(fontsize=7, loc="lower left")
