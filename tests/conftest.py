@@ -126,6 +126,7 @@ README = {
     "malformed inputs refused": r"(\d+)\s+malformed\s+inputs",
     "signals survived": r"(\d+)\s+signals",
     "mutated files read or refused": r"(\d+)\s+mutated\s+files",
+    "random runs as counted": r"(\d+)\s+random\s+runs",
 }
 
 

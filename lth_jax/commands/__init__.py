@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from lth_jax.commands import compare, completion, data, exits, export, show, sweep
 from lth_jax.commands.flags import Parser
+from lth_jax.errors import require
 from lth_jax.runs import results
 from lth_jax.runs.config import check_printable
 
@@ -17,7 +18,8 @@ examples:
   lth-jax sweep --levels 5 --out runs/first     tickets of LeNet-300-100 on embedded digits
   lth-jax show runs/first
   lth-jax export runs/first --seed 42 --level 4
-`lth-jax COMMAND --help` has every flag of a command, and examples.
+`lth-jax COMMAND --help` has every flag of a command, and examples. The experiments are not installed: they
+are run from a checkout of the repository, with `python -m experiments`.
 
 {exits.CODES}"""
 
@@ -51,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     again = f"to go on: {shlex.join(['lth-jax', *given])}" if given[:1] == ["sweep"] else ""
     with exits.exit_on_error(again, leave=arguments is None):
         check_printable(given)
+        require(
+            given[:1] != ["experiments"],
+            "experiments: are not installed; in a checkout of the repository run python -m experiments",
+        )
         parser = build_parser()
         parsed = parser.parse_args(given)
         if parsed.command is None:
