@@ -86,7 +86,7 @@ def large_final(initial: Leaf, final: Leaf) -> Leaf:
 
 
 def small_final(initial: Leaf, final: Leaf) -> Leaf:
-    """−``|w_final|``."""
+    """``−|w_final|``."""
     return -jnp.abs(final)
 
 
@@ -96,7 +96,7 @@ def large_init(initial: Leaf, final: Leaf) -> Leaf:
 
 
 def small_init(initial: Leaf, final: Leaf) -> Leaf:
-    """−``|w_initial|``."""
+    """``−|w_initial|``."""
     return -jnp.abs(initial)
 
 
@@ -110,7 +110,7 @@ def large_init_large_final(initial: Leaf, final: Leaf) -> Leaf:
 
 
 def small_init_small_final(initial: Leaf, final: Leaf) -> Leaf:
-    """Small at both ends: the smaller of the ranks of −``|w_initial|`` and of −``|w_final|``."""
+    """Small at both ends: the smaller of the ranks of ``−|w_initial|`` and of ``−|w_final|``."""
     return jnp.minimum(rank(-jnp.abs(initial)), rank(-jnp.abs(final)))
 
 
