@@ -173,5 +173,6 @@ def test_the_report_says_what_unreached_classes_explain():
     (row,) = [line for line in report.notes(measured).splitlines() if line.startswith("| 1.44% ")]
     for cell in ("97.00 ± 0.01 (48)", "87.00 ± 0.01 (40)", "100.0%"):
         assert cell in row
-    assert report.notes(measured.isel(level=slice(0, 19))) == ""
-    assert report.notes(measured.drop_vars("unreached_classes")) == ""
+    for without in (measured.isel(level=slice(0, 19)), measured.drop_vars("unreached_classes")):
+        assert report.unreached(without) == ""
+        assert report.notes(without) == report.one_model(without)
