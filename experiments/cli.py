@@ -38,7 +38,8 @@ class Experiment(NamedTuple):
     One whose configuration has no field ``dataset`` needs none, and is given ``None`` for it. ``notes`` are
     Markdown sections of the report, between its table and its claims. ``distributed`` says that ``train``
     can be called by several processes together (see ``processes``). ``variant`` tells an experiment's runs
-    apart in the title that gathered results give them.
+    apart in the title that gathered results give them. ``presets`` is given the ``--variant`` or ``--part`` of
+    the command line, empty if there is none.
     """
 
     name: str
@@ -110,7 +111,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[Any, Execut
     given = vars(parser.parse_args(list(arguments)))
     own = {name: given.pop(name) for name in list(given) if name in Execution.__dataclass_fields__}
     execution = Execution(**own)
-    presets = experiment.presets(given.get("variant", ""))
+    presets = experiment.presets(given.get("variant") or given.get("part", ""))
     return config.build(experiment.config, presets, execution.preset, given), execution
 
 
