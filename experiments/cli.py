@@ -38,8 +38,8 @@ class Experiment(NamedTuple):
     One whose configuration has no field ``dataset`` needs none, and is given ``None`` for it. ``notes`` are
     Markdown sections of the report, between its table and its claims. ``distributed`` says that ``train``
     can be called by several processes together (see ``processes``). ``variant`` tells an experiment's runs
-    apart in the title that gathered results give them. ``presets`` is given the ``--variant`` or ``--part`` of
-    the command line, empty if there is none.
+    apart in the title that gathered results give them. ``presets`` is given the command line's
+    ``--variant`` or ``--part``, empty if there is none.
     """
 
     name: str

@@ -241,7 +241,8 @@ def protocol(config: Mapping[str, Any], dataset: str) -> str:
       dataset: the title of what it was trained on.
     """
     part = config["part"]
-    usual = {field.name: field.default for field in dataclasses.fields(Config)} | PAPER[part]
+    usual: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
+    usual |= PAPER[part]
     plain = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
     other = {name: plain(value) for name, value in config.items() if plain(value) != usual[name]}
     told = [] if dataset == "CIFAR-10" else [dataset]

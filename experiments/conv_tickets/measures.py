@@ -34,7 +34,7 @@ def read(measured: xr.Dataset) -> Reading:
         last = int(measured["iteration"][-1])
         values |= {
             "accuracy": measured["early_stop_test_accuracy"] * 100,
-            "stop": np.log(stop),
+            "stop": xr.ufuncs.log(stop),
             "bound": (stop == last).where(stop.notnull()),
         }
     kept = measured["kept"].sel(network="ticket").mean(["recipe", "seed"]).values
