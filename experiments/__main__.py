@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "mnist_tickets": "winning tickets on MNIST and their controls (document 002)",
     "stability": "copies trained in other orders, and the line between them (Frankle et al. 2019, 2020)",
     "early_pruning": "pruning before, while and after training, side by side (Frankle et al. 2021)",
+    "conv_tickets": "winning tickets in convolutional networks on CIFAR-10 (Frankle & Carbin 2019)",
     "supermask": "networks that work untrained, and how small a network must be (document 004)",
     "benchmark": "speed against PyTorch and against the machine's own peak",
 }

@@ -40,6 +40,8 @@ class Experiment(NamedTuple):
     can be called by several processes together (see ``processes``). ``variant`` tells an experiment's runs
     apart in the title that gathered results give them. ``alternatives`` are claims judged by other measures
     that can be defended as well, by the measure's name; each has the identifier of the claim it is of.
+    ``presets`` is given the command line's
+    ``--variant`` or ``--part``, empty if there is none.
     """
 
     name: str
@@ -112,7 +114,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[Any, Execut
     given = vars(parser.parse_args(list(arguments)))
     own = {name: given.pop(name) for name in list(given) if name in Execution.__dataclass_fields__}
     execution = Execution(**own)
-    presets = experiment.presets(given.get("variant", ""))
+    presets = experiment.presets(given.get("variant") or given.get("part", ""))
     return config.build(experiment.config, presets, execution.preset, given), execution
 
 

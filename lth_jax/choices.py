@@ -22,6 +22,7 @@ class Choices:
     Attributes:
       levels: rounds of training and pruning; level 0 is dense.
       epochs: trained at each level.
+      iterations: trained at each level, whatever the epochs; 0 goes by them.
       batch_size: examples per step.
       rate: fraction of the survivors pruned after each level, or one for each level but the last.
       layers: other rates (densities, with ``density``) for some layers by path; 0 spares one.
@@ -39,6 +40,7 @@ class Choices:
         level from k, schedule and other variables as at the very start (``restarted``).
       optimizer: its state after the first level: ``fresh``, ``carried`` over, or ``rewound`` to that of k.
       controls: names of ``tickets.controls.CONTROLS``, trained beside each ticket.
+      control_levels: the levels at which they are trained; all unless given.
       eval_every: iterations between two evaluations within a level; 0 evaluates at its end only.
       score: what the ranking goes by.
       score_batch: training examples whose loss the score may ask for.
@@ -77,6 +79,8 @@ class Choices:
     path_points: int = connectivity.POINTS
     path_statistics: str = "interpolated"
     dynamic: Dynamic | None = None
+    iterations: int = 0
+    control_levels: Sequence[int] | None = None
 
 
 def check_pruning(choices: Choices, examples: int) -> None:

@@ -12,7 +12,7 @@ weights by those at the end of the dense level.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -111,6 +111,7 @@ class Plan:
         level before, or the one that was there at the start, ``rewound``.
       collections: likewise the model's other variables: those of the ``start``, or as ``trained``.
       controls: by name; all are trained beside the ticket, in the same order of examples.
+      control_levels: the levels at which they are; all unless given.
       children: copies of the ticket and of each control, the first in the run's own order of examples, each
         other one in its own, with other augmentation and dropout too; 0 and 1: no copies.
     """
@@ -128,7 +129,13 @@ class Plan:
     optimizer: Literal["fresh", "carried", "rewound"] = "fresh"
     collections: Literal["start", "trained"] = "start"
     controls: Mapping[str, Control] = field(default_factory=dict)
+    control_levels: tuple[int, ...] | None = None
     children: int = 0
+
+    def at(self, level: int) -> "Plan":
+        """The plan of one level: without controls where none are trained."""
+        without = self.control_levels is not None and level not in self.control_levels
+        return replace(self, controls={}) if without else self
 
     @property
     def parents(self) -> list[str]:

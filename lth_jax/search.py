@@ -19,8 +19,9 @@ from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
 from lth_jax.models import Network
 from lth_jax.runs import axis, checkpoints, checks, processes, signals
+from lth_jax.runs.branching import Compare, Pair, nothing
 from lth_jax.runs.job import Job
-from lth_jax.runs.sweep import Compare, Pair, Swept, nothing, sweep
+from lth_jax.runs.sweep import Swept, sweep
 from lth_jax.tasks import Task, classification
 from lth_jax.tickets import controls, masks, rewinding
 from lth_jax.training import Observer, Recipe, TrainState, train
@@ -74,7 +75,7 @@ def prepare(
     shapes, other = jax.eval_shape(initial, jax.random.key(0))
     prunable = masks.prunable(shapes, choices.prunable)
     checks.check_optimizer(optimizer, shapes)
-    steps = choices.epochs * (examples // choices.batch_size)
+    steps = choices.iterations or choices.epochs * (examples // choices.batch_size)
     kind, early = rewind_step(choices.rewind)
     require(early < steps, f"rewind {choices.rewind}: a level has {steps} iterations")
     kept = choices.rewind_schedule == "kept" and early > 0
@@ -85,6 +86,10 @@ def prepare(
     names = list(choices.controls)
     require(len(set(names)) == len(names), f"controls {','.join(names)}: one is named twice")
     require(choices.children != 1, "children 1: a line needs two")
+    beside = None if choices.control_levels is None else tuple(choices.control_levels)
+    for level in beside or ():
+        inside = 0 <= level < choices.levels
+        require(inside, f"control_levels {level}: expected levels from 0 to {choices.levels - 1}")
     if choices.dynamic is not None:
         behind, last = early if kept else 0, choices.dynamic.last(steps)
         told = f"every {choices.dynamic.every} iterations masks would change, the last time at {last}"
@@ -114,6 +119,7 @@ def prepare(
         optimizer=choices.optimizer,
         collections="start" if resets else "trained",
         controls={name: controls.named(name, draw, prunable) for name in names},
+        control_levels=beside,
         children=choices.children,
     )  # fmt: skip
     compare = functools.partial(

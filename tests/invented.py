@@ -1,5 +1,7 @@
 """Invented results of E4's parts: what is drawn and claimed of them is seen without training."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +98,31 @@ def pruned(accuracies, seeds=(1, 2, 3)):
     variables["diverged"] = (dims, np.zeros(values.shape, bool))
     where = {"pruner": pruners, "network": networks, "seed": list(seeds), "level": level}
     return xr.Dataset(variables, where)
+
+
+def convolutional(part, accuracies, stops=None, kept=(1, 0.51, 0.264, 0.151, 0.111, 0.09, 0.046, 0.019)):
+    """E9's results of three trials: accuracies in % and early stops by recipe and network, at each size.
+
+    A control that was not trained at a size has NaN there.
+    """
+    recipes = list(dict.fromkeys(recipe for recipe, _ in accuracies))
+    networks = list(dict.fromkeys(network for _, network in accuracies))
+    jitter, iteration = np.array([-0.01, 0.0, 0.013])[:, None], np.arange(500, 20_001, 500)
+    values = np.full((len(recipes), len(networks), 3, len(kept)), np.nan)
+    when = values.copy()
+    for place, ((recipe, network), each) in enumerate(accuracies.items()):
+        at, own = (recipes.index(recipe), networks.index(network)), jitter * (1 + 0.07 * place)
+        values[at] = np.asarray(each)[None] + own * (1 + 0.3 * np.arange(len(kept)))
+        if stops is not None:
+            when[at] = np.asarray(stops[recipe, network])[None] * np.exp(own * (1 + np.arange(len(kept)) % 3))
+    dims = ("recipe", "network", "seed", "level")
+    variables = {"test_accuracy": (dims, values / 100)}
+    variables["kept"] = (dims, np.where(np.isfinite(values), kept, np.nan))
+    curve = values[..., None] / 100 * (1 - np.exp(-iteration / 3000))
+    variables["test_accuracy_curve"] = ((*dims, "iteration"), curve)
+    if stops is not None:
+        variables["early_stop_iteration"] = (dims, when)
+        variables["early_stop_test_accuracy"] = (dims, values / 100)
+    where = {"recipe": recipes, "network": networks, "seed": [1, 2, 3], "level": range(len(kept))}
+    attrs = {"config": json.dumps({"part": part}), "dataset": "CIFAR-10"}
+    return xr.Dataset(variables, {**where, "iteration": iteration}, attrs)

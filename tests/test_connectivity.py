@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from lth_jax import models, tasks
 from lth_jax.analysis import connectivity
 from lth_jax.errors import InputError
-from lth_jax.runs.sweep import Pair
+from lth_jax.runs.branching import Pair
 from lth_jax.tickets import masks
 from lth_jax.training import Recipe, TrainState, evaluate
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 import yaml
 from conftest import overstated
-from invented import best_at, copies, pruned, synthetic
+from invented import best_at, convolutional, copies, pruned, synthetic
 from PIL import Image
 
 import lth_jax
@@ -126,6 +126,10 @@ def test_what_no_committed_run_has_is_drawn_of_invented_results(command, tmp_pat
     elif name == "early_pruning":
         every = {(way, network): [97, 96, 90] for way in PRUNERS for network in ("ticket", "reinit")}
         results_of = pruned(every)
+    elif name == "conv_tickets":
+        every = {(recipe, family): [80] * 8 for recipe in settings.recipes for family in ("ticket", "reinit")}
+        stops = {place: [5000] * 8 for place in every} if settings.validation else None
+        results_of = convolutional(settings.part, every, stops)
     else:
         assert settings.part in ("one_shot", "init_std", "sizes", "rates", "reset")
         small = dataclasses.replace(settings, iterations=2000, sizes=("12-8", "30-20"), hidden=(30, 20))

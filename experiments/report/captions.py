@@ -81,6 +81,13 @@ CAPTIONS = {
         "weights, and of the negated score: a panel a way to prune.",
         "sparse_training": "Test accuracy against weights kept, of masks that change while training.",
     },
+    "conv_tickets": {
+        "against_size": "Early-stop iteration, test accuracy there and at the end, of tickets and controls "
+        "against weights kept: mean and range over trials; dotted: the dense networks.",
+        "recipes": "Test accuracy at the end against weights kept, a panel a way to train; dotted: the dense "
+        "networks.",
+        "curves": "Test accuracy of tickets over the iterations, a colour a size: mean and range.",
+    },
     "benchmark": {
         "growth": "GFLOP/s of LeNet-300-100 against runs, width and batch size, beside the machine's peak.",
         "cost": "What a network-step of LeNet-300-100 costs against the weights kept, beside PyTorch's best, "

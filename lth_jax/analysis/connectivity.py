@@ -130,7 +130,7 @@ def compare(
     """What is recorded of two copies of a network: the line between them, distance and angle, agreement.
 
     Args:
-      pair: a ``runs.sweep.Pair``.
+      pair: a ``runs.branching.Pair``.
       data: training examples, which statistics are recomputed from.
       splits: what the line is evaluated on, by name.
       recipe: network, task, examples in a batch.

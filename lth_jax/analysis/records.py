@@ -66,7 +66,8 @@ def labelled(
     Without controls and copies the dimension *network* is left out. Where there is a validation split and
     there are curves, ``early_stop_iteration`` is that of least validation loss, and ``early_stop_…`` are the
     other curves there. ``diverged`` marks networks whose loss is not finite, and those whose masks come of
-    such a ticket. Pairs of copies: see :func:`compared`.
+    such a ticket. Controls are NaN, and have not diverged, at levels where none were trained. Pairs of
+    copies: see :func:`compared`.
     ``compressed`` is as how many values a layer was held while it was trained, 0 where it was held dense.
     """
     leaves = zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(plan.prunable), strict=True)
@@ -83,8 +84,21 @@ def labelled(
     found = found.transpose("network", "seed", "level", ...)
     if plan.networks == ["ticket"]:
         found = found.isel(network=0, drop=True)
+    found = with_early_stop(found)
+    there = trained_at(plan, range(len(swept.seconds)))
+    if not bool(there.all()):
+        found = found.map(lambda values: values.where(there) if "network" in values.dims else values)
     ranked = "start" if plan.prune_at == "start" else "dense" if plan.sizes.one_shot else "before"
-    return results.mark_diverged(with_early_stop(found), ranked).assign_attrs(dict(attrs or {}))
+    found = results.mark_diverged(found, ranked)
+    if not bool(there.all()):
+        found["diverged"] = found["diverged"] & there
+    return found.assign_attrs(dict(attrs or {}))
+
+
+def trained_at(plan: Plan, levels: Sequence[int]) -> xr.DataArray:
+    """Which networks are trained at which of some levels, ``[network, level]``."""
+    there = [[name in plan.at(level).networks for level in levels] for name in plan.networks]
+    return xr.DataArray(there, {"network": plan.networks, "level": list(levels)}, ("network", "level"))
 
 
 def compared(plan: Plan, found: Mapping[str, np.ndarray], seeds: Sequence[int]) -> xr.Dataset:

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from lth_jax import levels
 from lth_jax.levels import Run
 from lth_jax.runs import checkpoints
-from lth_jax.runs.sweep import Pair
+from lth_jax.runs.branching import Pair
 from lth_jax.search import Search
 from lth_jax.training import Observer
 
@@ -73,7 +73,8 @@ def program_digest(
     constants = checkpoints.without_keys([*traced.consts, *started.consts])
     text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
     sizes = jax.tree.leaves(plan.sizes.keep)
-    return digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes])
+    beside = [] if plan.control_levels is None else [np.asarray(plan.control_levels, np.int64)]
+    return digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes, *beside])
 
 
 def digest(arrays: Sequence[Any]) -> str:

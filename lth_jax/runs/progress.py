@@ -49,18 +49,20 @@ class Progress(NamedTuple):
 
 Describe = Callable[[Progress], str]
 Listener = Callable[[Progress], None]
+Steps = int | Sequence[int]
+"""Network-steps in one level: all levels' number, or that of each."""
 
 
 @contextlib.contextmanager
 def reporting(
-    job: Job | None, describe: Describe, network_steps: int, part: str = "", names: Sequence[str] = ()
+    job: Job | None, describe: Describe, network_steps: Steps, part: str = "", names: Sequence[str] = ()
 ) -> Iterator[Listener]:
     """Report levels to everyone who listens.
 
     Args:
       job: whose folder has the log; ``None`` shows a bar where there is a terminal, and nothing elsewhere.
       describe: a progress to its line.
-      network_steps: network-steps in one level, for the speed.
+      network_steps: network-steps in one level, for the speed and the time left.
       part: what tells these levels from those of the job's other parts; empty if there is one part.
       names: what the log calls the runs, in their order; numbered if there are none.
     """
@@ -84,19 +86,20 @@ def reporting(
 
 
 @contextlib.contextmanager
-def _terminal(describe: Describe, network_steps: int) -> Iterator[Listener]:
+def _terminal(describe: Describe, network_steps: Steps) -> Iterator[Listener]:
     """A progress bar on a terminal, a line a level elsewhere."""
     with live_bar("level", "compiling") as (bar, live):
         started = time.perf_counter()
 
         def report(progress: Progress) -> None:
             done, seconds = progress.level + 1, progress.seconds[progress.level]
-            line = f"{describe(progress)}  {network_steps / seconds:,.0f} network-steps/s"
+            steps = [_steps(network_steps, level) for level in range(progress.levels)]
+            line = f"{describe(progress)}  {steps[progress.level] / seconds:,.0f} network-steps/s"
             if live:
                 bar(done, progress.levels, line)
                 return
-            trained = max(done - progress.resumed, 1)
-            left = (time.perf_counter() - started) / trained * (progress.levels - done)
+            trained = sum(steps[min(progress.resumed, done - 1) : done])
+            left = (time.perf_counter() - started) / trained * sum(steps[done:])
             again = "resumed after " if done == progress.resumed else ""
             print(f"{again}level {done}/{progress.levels}  {line}  {left / 60:.1f} min left", flush=True)
 
@@ -104,7 +107,7 @@ def _terminal(describe: Describe, network_steps: int) -> Iterator[Listener]:
 
 
 @contextlib.contextmanager
-def _bar(describe: Describe, network_steps: int) -> Iterator[Listener]:
+def _bar(describe: Describe, network_steps: Steps) -> Iterator[Listener]:
     """The terminal's progress bar; elsewhere nothing."""
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
@@ -133,17 +136,22 @@ class _Sink(NamedTuple):
     write: Callable[[Mapping[str, Any]], None]
 
 
-def _logged(sink: _Sink, network_steps: int) -> Listener:
+def _logged(sink: _Sink, network_steps: Steps) -> Listener:
     """Writes levels; restored ones too, where they are missing."""
 
     def log(progress: Progress) -> None:
         for level in range(progress.level + 1):
             trained_now = level == progress.level >= progress.resumed
             if trained_now or level not in sink.there:
-                sink.write(entry(progress, level, network_steps))
+                sink.write(entry(progress, level, _steps(network_steps, level)))
                 sink.there.add(level)
 
     return log
+
+
+def _steps(network_steps: Steps, level: int) -> int:
+    """The network-steps in one level."""
+    return network_steps if isinstance(network_steps, int) else network_steps[level]
 
 
 def check_log(kind: str) -> None:

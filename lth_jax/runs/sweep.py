@@ -1,7 +1,6 @@
 """Many runs through all levels: :func:`run_levels`, and :func:`sweep`, which saves, resumes and reports."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from lth_jax import compression
 from lth_jax.levels import (
@@ -24,8 +23,9 @@ from lth_jax.levels import (
     prune_first,
     train_network,
 )
-from lth_jax.runs import axis, checks, processes, speed
+from lth_jax.runs import axis, branching, checks, processes, speed
 from lth_jax.runs.blocks import block_state, blocks
+from lth_jax.runs.branching import Compare, Inspect, nothing, paired, pairs
 from lth_jax.runs.job import Job
 from lth_jax.runs.progress import Describe, reporting
 from lth_jax.runs.rounds import with_checkpoints
@@ -35,19 +35,7 @@ from lth_jax.types import Mask
 
 Splits = Mapping[str, PyTree]
 Record = Callable[[Outcome], PyTree]
-Inspect = Callable[[Run], PyTree]
-Compare = Callable[..., PyTree]
-"""``compare(pair, data=…, splits=…)``: training examples and splits to what is kept of a :class:`Pair`."""
 Keep = Callable[[Run, TrainState], PyTree]
-
-
-class Pair(NamedTuple):
-    """Two copies of one network, trained in different orders of the examples."""
-
-    seed: Int[Array, "*runs"]
-    mask: Mask
-    one: TrainState
-    other: TrainState
 
 
 class Level(NamedTuple):
@@ -55,8 +43,9 @@ class Level(NamedTuple):
 
     ``runs`` are at the start of the next level. ``networks`` is what was recorded of each network,
     ``[run, network, ...]``, tickets first; ``inspected`` of each run, ``[run, ...]``; ``compared`` of each
-    pair of copies, ``[run, pair, ...]``, see :func:`pairs`; ``trained`` has the networks' states,
-    ``[run, network, ...]``, their optimizers' only where they are carried over.
+    pair of copies, ``[run, pair, ...]``, see ``branching.pairs``; ``trained`` has the networks' states,
+    ``[run, network, ...]``, their optimizers' only where they are carried over. What a level has not trained
+    (``Plan.control_levels``) is blank in all of them, see ``branching.at_places``.
     """
 
     runs: Run
@@ -64,21 +53,6 @@ class Level(NamedTuple):
     inspected: PyTree
     compared: PyTree
     trained: TrainState
-
-
-def pairs(plan: Plan) -> list[tuple[int, int]]:
-    """Pairs of copies, as places in ``plan.networks``: parent after parent, each pair of its copies."""
-    count, copies = len(plan.parents), range(plan.children)
-    return [
-        (place + one * count, place + other * count)
-        for place in range(count)
-        for one, other in itertools.combinations(copies, 2)
-    ]
-
-
-def nothing(*_: Any) -> dict:
-    """Records nothing."""
-    return {}
 
 
 def run_levels(
@@ -124,10 +98,10 @@ def run_levels(
     levels = plan.sizes.levels if levels is None else levels
     checks.check_levels(levels, plan)
     checks.check_all(runs, data, {**watch, **final}, plan)
-    mesh, count = mesh or axis.run_mesh(), len(plan.networks)
-    steps = runs.seed.shape[0] * count * (plan.recipe.steps - plan.first) / mesh.size
+    mesh = mesh or axis.run_mesh()
 
     def compressed(starts: Start) -> compression.Entries | None:
+        steps = starts.seed.shape[0] * (plan.recipe.steps - plan.first) / mesh.size
         return None if choose is speed.never else choose(most_kept(starts), steps)
 
     @functools.cache  # a level is another program only where something else is compressed
@@ -135,10 +109,9 @@ def run_levels(
         return axis.map_runs(_network_function(plan, observe, record, entries), mesh, chunk)
 
     prune = axis.map_runs(lambda pair, data: advance(pair[0], pair[1], plan, data), mesh, chunk)
-    relate = _pair_function(plan, compare, mesh, chunk)
-    before = axis.on_own_runs(lambda runs: _branched(runs, plan, inspect), mesh)
+    plans = {len(here.networks): here for here in map(plan.at, range(levels))}
+    ways = {count: branching.make(p, plan, inspect, compare, mesh, chunk) for count, p in plans.items()}
     ended = axis.on_own_runs(lambda runs, mask: jax.vmap(inspect)(_with_masks(runs, mask)), mesh)
-    apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, count), mesh)
     tickets = axis.on_own_runs(lambda tree: jax.tree.map(lambda leaf: leaf[:, 0], tree), mesh)
     shared = axis.replicate((data, watch, final), mesh)
     scored = shared[0] if plan.looks_at_data else None
@@ -148,49 +121,19 @@ def run_levels(
     if begun == 0 and plan.prune_at == "start" and not schedules.begins_dense(plan.sizes, one):
         first = axis.map_runs(lambda run, data: prune_first(run, plan, data), mesh, chunk)
         runs = axis.to_first_device(first(runs, scored), mesh)
-    for _ in range(begun, levels):
+    for level in range(begun, levels):
         checks.report_collapse(runs, plan)
-        starts, inspected = before(runs)
-        trained, networks = apart(train(compressed(starts))(starts, *shared))
-        compared = relate(starts, trained, shared)
+        way = ways[len(plan.at(level).networks)]
+        starts, inspected = way.before(runs)
+        trained, networks = way.apart(train(compressed(starts))(starts, *shared))
+        compared = way.relate(starts, trained, shared)
         if plan.recipe.dynamic is not None:
             inspected = ended(*axis.to_first_device((runs, tickets(trained).mask), mesh))
         earlier, runs = runs, axis.to_first_device(prune((runs, tickets(trained)), scored), mesh)
         if plan.prune_at == "trained":
             checks.check_nested(runs.ticket.mask, earlier.ticket.mask)
+        networks, trained, compared = way.widen((networks, trained, compared))
         yield Level(runs, networks, inspected, compared, trained)
-
-
-def _pair_function(
-    plan: Plan, compare: Compare | None, mesh: Mesh, chunk: int | None
-) -> Callable[[Start, TrainState, tuple[PyTree, Splits, Splits]], PyTree]:
-    """What is kept of the pairs of copies, ``[run, pair, ...]``: a function of networks and splits."""
-    count, found = len(plan.networks), len(pairs(plan))
-    if compare is None or not found:
-        return nothing
-
-    def chosen(starts: Start, trained: TrainState) -> Pair:
-        of_runs = jax.vmap(lambda starts, trained: _paired(starts, trained, plan))
-        return axis.flatten(of_runs(axis.unflatten(starts, count), trained))
-
-    pick = axis.on_own_runs(chosen, mesh)
-    of_pair = axis.map_runs(lambda pair, data, splits: compare(pair, data=data, splits=splits), mesh, chunk)
-    apart = axis.on_own_runs(lambda flat: axis.unflatten(flat, found), mesh)
-
-    def relate(starts: Start, trained: TrainState, shared: tuple[PyTree, Splits, Splits]) -> PyTree:
-        data, watch, final = shared
-        pair = pick(*axis.to_first_device((starts, trained._replace(opt_state={})), mesh))
-        return apart(of_pair(pair, data, {**watch, **final}))
-
-    return relate
-
-
-def _paired(starts: Start, trained: TrainState, plan: Plan) -> Pair:
-    """The pairs of one run, ``[pair, ...]``, from its networks, ``[network, ...]``."""
-    first, second = np.asarray(pairs(plan)).T
-    of = lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree)  # noqa: E731
-    state = trained._replace(opt_state={})
-    return Pair(of(starts.seed, first), of(starts.ticket.mask, first), of(state, first), of(state, second))
 
 
 @jax.jit
@@ -225,12 +168,6 @@ def _with_masks(runs: Run, mask: Mask) -> Run:
     return runs._replace(ticket=runs.ticket._replace(mask=mask))
 
 
-def _branched(runs: Run, plan: Plan, inspect: Inspect) -> tuple[Start, PyTree]:
-    """The networks of stacked runs as ``[run × network, ...]``, and what is inspected of each run."""
-    starts, inspected = jax.vmap(lambda run: (axis.stack(branch(run, plan)), inspect(run)))(runs)
-    return axis.flatten(starts), inspected
-
-
 def level_shapes(
     runs: Run,
     data: PyTree,
@@ -250,7 +187,7 @@ def level_shapes(
         if compare is None or not pairs(plan):
             return {}
         of_pair = functools.partial(compare, data=data, splits={**dict(watch or {}), **dict(final or {})})
-        return jax.vmap(of_pair)(_paired(starts, trained, plan))
+        return jax.vmap(of_pair)(paired(starts, trained, plan))
 
     def level(run: Run) -> Level:
         starts = axis.stack(branch(run, plan))
@@ -347,7 +284,8 @@ def sweep(
                 kept = keep(level.runs, level.trained) if int_level(level.runs) - 1 in keep_levels else None
                 yield level.runs, (level.networks, level.inspected, level.compared), kept
 
-        steps = len(block) * len(plan.networks) * (plan.recipe.steps - plan.first)
+        one_step = len(block) * (plan.recipe.steps - plan.first)
+        steps = [one_step * count for count in branching.networks(plan, levels)]
         with reporting(job, describe, steps, title, [name(label) for label in block]) as report:
             found.append(
                 with_checkpoints(place, runs, shapes, play, levels, report, keep_levels, plan.networks)

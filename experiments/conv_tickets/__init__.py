@@ -1,0 +1,1 @@
+"""E9: tickets in convolutional networks."""
