@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PyTree
 from lth_jax.data import Dataset
 from lth_jax.devices import use_host_devices
 from lth_jax.errors import whole_number
-from lth_jax.kernels import convolutions, rewriting
+from lth_jax.kernels import gradients, rewriting
 from lth_jax.models import Network
 from lth_jax.orders import Order, batch_order, shuffled
 from lth_jax.tasks import Task, classification
@@ -191,7 +191,7 @@ def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Par
     whole = jax.value_and_grad(loss, has_aux=True)
     if jax.default_backend() != "cpu":
         return whole
-    return rewriting.rewrite(whole, convolutions.in_canonical_order, [convolutions.CONVOLUTION])
+    return rewriting.rewrite(whole, gradients.fast_in_a_loop, gradients.OPERATIONS)
 
 
 def update(

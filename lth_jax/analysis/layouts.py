@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from lth_jax.kernels.convolutions import CONVOLUTION, as_patches
+from lth_jax.kernels.convolutions import as_patches
+from lth_jax.kernels.gradients import CONVOLUTION
 from lth_jax.models import Network
 from lth_jax.tickets.masks import path_names
 from lth_jax.types import Collections, Shapes

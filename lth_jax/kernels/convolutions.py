@@ -21,18 +21,14 @@ batched one; that choice has not been timed yet.
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core
 from jaxtyping import Array, Float
 
 METHODS = ("auto", "patches", "banded")
-
-CONVOLUTION = "conv_general_dilated"
 
 _PATCHES: contextvars.ContextVar[bool] = contextvars.ContextVar("patches only", default=False)
 
@@ -157,34 +153,6 @@ def convolve(
     if method == "auto":
         method = "banded" if jax.default_backend() == "cpu" else "patches"
     return {"patches": patches, "banded": banded}[method](images, kernel, strides)
-
-
-def in_canonical_order(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
-    """A rule for ``rewriting``: every convolution with its axes in the order that XLA computes fast.
-
-    That is batch, space, channels and space, input, output. The gradient of a convolution is one in another
-    order; a CPU's compiler brings it into this one, but not inside a loop, where it takes 25 times as long.
-    """
-    if equation.primitive.name != CONVOLUTION:
-        return None
-    params = dict(equation.params)
-    given = params.pop("dimension_numbers")
-    rank = operands[0].ndim
-    space = range(2, rank)
-    image, kernel = (0, *space, 1), (*space, 1, 0)  # of (batch, channels, space), of (output, input, space)
-    specs = [given.lhs_spec, given.rhs_spec, given.out_spec]
-    wanted = [image, kernel, image]
-    orders = [[spec[axis] for axis in order] for spec, order in zip(specs, wanted, strict=True)]
-    if all(order == list(range(rank)) for order in orders):
-        return None
-    numbers = lax.ConvDimensionNumbers(
-        (0, rank - 1, *range(1, rank - 1)),
-        (rank - 1, rank - 2, *range(rank - 2)),
-        (0, rank - 1, *range(1, rank - 1)),
-    )
-    turned = [jnp.transpose(operand, order) for operand, order in zip(operands, orders, strict=False)]
-    found = equation.primitive.bind(*turned, dimension_numbers=numbers, **params)
-    return [jnp.transpose(found, [orders[2].index(axis) for axis in range(rank)])]
 
 
 class Conv(nn.Module):
