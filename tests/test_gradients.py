@@ -11,6 +11,19 @@ from jax import lax
 
 from lth_jax import networks, training
 from lth_jax.kernels import gradients, rewriting
+from lth_jax.kernels.native import Native, native
+
+WAYS = ["native", "products"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """By the native kernels, or as where there is no compiler."""
+    if request.param == "products":
+        monkeypatch.setattr(gradients, "native", lambda: Native(False))
+    elif not native().available:
+        pytest.skip(f"no native kernels: {native().reason}")
+    return request.param
 
 
 def rewritten(function):
@@ -26,9 +39,14 @@ def test_the_gradient_of_filters_by_hand():
     # Two images of three pixels, one filter of two: d/dw[p] of the sum of dy · y is Σ x[p + w] dy[w].
     images = jnp.array([[1.0, 2, 3], [4, 5, 6]])[..., None]
     gradient = jnp.array([[10.0, 100], [1, 0]])[..., None]
-    geometry = gradients.Geometry([2], [(0, 0)], [1], [1])
-    found = gradients.at_few_places(images, gradient, geometry)
-    np.testing.assert_array_equal(found[:, 0, 0], [10 + 200 + 4, 20 + 300 + 5])
+    expected = [10 + 200 + 4, 20 + 300 + 5]
+    geometry = gradients.Geometry([(0, 0)], [1], [1])
+    found = gradients.at_few_places(images, gradient, [2], geometry)
+    np.testing.assert_array_equal(found[:, 0, 0], expected)
+    if native().available:
+        geometry = gradients.Geometry([(0, 0)] * 2, [1] * 2, [1] * 2)
+        found = gradients.native_gradient(images[:, None], gradient[:, None], [1, 2], geometry)
+        np.testing.assert_array_equal(found[0, :, 0, 0], expected)
 
 
 @st.composite
@@ -45,8 +63,8 @@ def geometries(draw):
 
 
 @settings(max_examples=25, deadline=None)
-@given(geometry=geometries(), at_once=st.sampled_from([1, 400, 2**17]))
-def test_gradients_of_filters_are_jaxs_own(geometry, at_once):
+@given(geometry=geometries(), at_once=st.sampled_from([1, 400, 2**17]), way=st.sampled_from(WAYS))
+def test_convolutions_and_their_gradients_are_jaxs_own(geometry, at_once, way):
     """One example at a time, a few with a remainder, all; images shifted, and windows, and steps of two."""
     images, filters, strides, dilation, padding = geometry
     letters = "XY"[: len(strides)]
@@ -54,7 +72,7 @@ def test_gradients_of_filters_are_jaxs_own(geometry, at_once):
     rng = np.random.default_rng(sum(images))
     images, filters = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (images, filters))
 
-    def loss(filters):
+    def loss(images, filters):
         found = lax.conv_general_dilated(
             images, filters, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers
         )
@@ -62,13 +80,16 @@ def test_gradients_of_filters_are_jaxs_own(geometry, at_once):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradients, "PATCHES_AT_ONCE", at_once)
-        found = rewritten(jax.grad(loss))(filters)
-    np.testing.assert_allclose(found, jax.grad(loss)(filters), rtol=2e-4, atol=2e-5)
+        if way == "products":
+            patch.setattr(gradients, "native", lambda: Native(False))
+        found = rewritten(jax.value_and_grad(loss, (0, 1)))(images, filters)
+    expected = jax.value_and_grad(loss, (0, 1))(images, filters)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=5e-5), found, expected)
 
 
 @pytest.mark.parametrize("channels", [1, 16])
-def test_no_large_window_is_left_to_xla(channels):
-    """Few channels and many: the gradient of 3×3 filters is matrix products, in a loop over the examples."""
+def test_no_large_window_is_left_to_xla(channels, way):
+    """Few channels and many: the gradient of 3×3 filters is a kernel of ours, or a loop over the examples."""
     images = jnp.ones((4, 32, 32, channels))
     loss = lambda filters: jnp.sum(  # noqa: E731
         lax.conv(jnp.moveaxis(images, -1, 1), filters, (1, 1), "SAME") ** 2
@@ -76,8 +97,41 @@ def test_no_large_window_is_left_to_xla(channels):
     filters = jnp.ones((16, channels, 3, 3))
     assert operations(jax.grad(loss), filters).count("conv_general_dilated[") == 2
     told = operations(rewritten(jax.grad(loss)), filters)
-    assert (told.count("conv_general_dilated["), told.count("scan[")) == (1, 1)
-    assert told.count("dot_general[") == (1 if channels == 1 else 3)
+    names = ("conv_general_dilated[", "ffi_call[", "scan[", "dot_general[")
+    products = 1 if channels == 1 else 3
+    expected = (0, 2, 0, 0) if way == "native" else (1, 0, 1, products)
+    assert tuple(told.count(name) for name in names) == expected
+
+
+def test_what_the_native_kernels_cannot_is_not_asked_of_them():
+    """Half precision, three axes of space, gaps in a row of a filter, groups: XLA's, and right."""
+    cases = {
+        "half": (jnp.ones((2, 5, 5, 4), jnp.bfloat16), nn.Conv(4, (3, 3), dtype=jnp.bfloat16)),
+        "space": (jnp.ones((2, 4, 4, 4, 4)), nn.Conv(4, (3, 3, 3))),
+        "gaps": (jnp.ones((2, 7, 7, 4)), nn.Conv(4, (3, 3), kernel_dilation=(1, 2))),
+        "groups": (jnp.ones((2, 5, 5, 4)), nn.Conv(4, (3, 3), feature_group_count=2)),
+    }
+    for images, module in cases.values():
+        variables = module.init(jax.random.key(0), images)
+        loss = lambda v, images=images, module=module: jnp.sum(module.apply(v, images) ** 2)  # noqa: E731
+        told = operations(rewritten(jax.grad(loss)), variables)
+        assert "conv_general_dilated[" in told
+        assert "ffi_call[" not in told
+
+
+@pytest.mark.skipif(not native().available, reason=f"no native kernels: {native().reason}")
+def test_several_networks_at_once_have_each_ones_own_numbers():
+    rng = np.random.default_rng(0)
+    shapes = (3, 2, 6, 6, 4), (3, 3, 3, 4, 8)
+    images, filters = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+    module = nn.Conv(8, (3, 3), use_bias=False)
+
+    def loss(filters, images):
+        return jnp.sum(module.apply({"params": {"kernel": filters}}, images) ** 3)
+
+    together = jax.jit(jax.vmap(rewritten(jax.grad(loss))))(filters, images)
+    for alone, *network in zip(together, filters, images, strict=True):
+        np.testing.assert_array_equal(alone, jax.jit(rewritten(jax.grad(loss)))(*network))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +159,7 @@ def test_windows_that_overlap_or_reach_out_are_left_as_they_are(strides, padding
     assert "select_and_scatter" in operations(rewritten(jax.grad(loss)), images)
 
 
-def test_a_resnets_gradient_is_jaxs_own():
+def test_a_resnets_gradient_is_jaxs_own(way):
     module = networks.ResNet(8, width=4)
     images = jnp.asarray(np.random.default_rng(0).standard_normal((3, 16, 16, 3)), jnp.float32)
     variables = module.init(jax.random.key(0), images)

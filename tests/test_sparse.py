@@ -36,11 +36,17 @@ def kept(shape, density):
 
 @needs_compiler
 @pytest.mark.parametrize("flags", KINDS.values(), ids=KINDS)
-def test_the_kernels_under_sanitizers(flags, tmp_path):
+@pytest.mark.parametrize("name", ["check_sparse_product", "check_convolution"])
+def test_the_kernels_under_sanitizers(name, flags, tmp_path):
     """Every kind of tail, against plain loops in double precision; nothing out of bounds or undefined."""
-    source, program = ROOT / "tests" / "native" / "check_sparse_product.cc", tmp_path / "check"
+    source, program = ROOT / "tests" / "native" / f"{name}.cc", tmp_path / "check"
     command = [*native.find_compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", *flags]
-    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{native.SOURCES}"]
+    command += [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-pthread",
+        f"-I{native.SOURCES}",
+    ]
     built = subprocess.run([*command, str(source), "-o", str(program)], capture_output=True, text=True)
     if "unknown" in built.stderr.lower() or "not supported" in built.stderr:
         pytest.skip(f"this compiler does not know {flags}")

@@ -68,7 +68,7 @@ def test_a_wheel_has_the_package_and_nothing_else(wheel):
         commands = opened.read(next(n for n in opened.namelist() if n.endswith("entry_points.txt"))).decode()
     there = {path for path in (ROOT / "lth_jax").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert names == {path.relative_to(ROOT).as_posix() for path in there}
-    native = {"handlers.cc", "sparse_product.h"}
+    native = {"handlers.cc", "sparse_product.h", "convolution.h", "vectors.h"}
     assert {"lth_jax/py.typed", *(f"lth_jax/kernels/native/{name}" for name in native)} <= names
     assert "lth-jax = lth_jax.__main__:main" in commands
     assert wheel.stat().st_size < 1_000_000

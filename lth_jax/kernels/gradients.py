@@ -1,11 +1,13 @@
 """Convolutions and poolings of any model as they are fast in a CPU's loop, their gradients above all.
 
 Inside a ``lax.scan`` XLA takes a convolution's axes as they are written, and a gradient's are written in an
-order that takes 25 times as long (jax issue 12868). In the fast order the filters' gradient still takes up to
-five times as long as the images', which is at the matrix product's speed: its windows are as large as the
-images, at nine places. As products of shifted images with gradients, a few examples at a time, it takes half
-the time. And XLA looks for the largest pixel of every window one pixel at a time; all windows at once take
-a tenth.
+order that takes 25 times as long (jax issue 12868). In the order that XLA is fast at, outputs and the images'
+gradient are as fast as matrix products, where there are many channels; the gradient of 3×3 filters, nine
+places of windows as large as the images, takes five times as long. The native kernels do all three at the
+speed of matrix products, on as many threads as XLA has. Without them the gradient of the filters is products
+of shifted images with gradients, a few examples at a time, in half of XLA's time.
+
+XLA looks for the largest pixel of every pooling window one pixel at a time; all windows at once take a tenth.
 """
 
 import math
@@ -18,6 +20,8 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 from jaxtyping import Array, Float
+
+from lth_jax.kernels.native import TARGETS, native
 
 CONVOLUTION = "conv_general_dilated"
 POOLING = "select_and_scatter_add"
@@ -37,36 +41,82 @@ def fast_in_a_loop(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | 
 
 
 def convolution(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
-    """The gradient of filters as :func:`at_few_places`; any other has its axes brought into XLA's order.
+    """A convolution and the gradient of filters by the native kernels, where they can.
 
-    The former is a convolution with windows as large as the images and few places for them.
+    Where they cannot, the gradient is :func:`at_few_places`, and any other convolution has its axes brought
+    into XLA's order.
     """
-    params, numbers = equation.params, equation.params["dimension_numbers"]
-    rank = operands[0].ndim
-    inner = (1, *range(2, rank), 0)  # of (batch, channels, space) and of (output, input, space)
-    images, windows = (
-        jnp.transpose(operand, [spec[axis] for axis in inner])
-        for operand, spec in zip(operands, (numbers.lhs_spec, numbers.rhs_spec), strict=True)
-    )
-    outcome: Any = equation.outvars[0].aval
-    places = [outcome.shape[axis] for axis in numbers.out_spec[2:]]
+    params, outcome = equation.params, equation.outvars[0].aval
+    images, windows, out = params["dimension_numbers"]
+    space = range(2, operands[0].ndim)
     plain = params["feature_group_count"] == params["batch_group_count"] == max(params["lhs_dilation"]) == 1
-    if not plain or math.prod(places) >= math.prod(windows.shape[1:-1]):
-        return in_canonical_order(equation, operands)
-    geometry = Geometry(places, params["padding"], params["window_strides"], params["rhs_dilation"])
-    found = at_few_places(images, windows, geometry)
-    given = [numbers.out_spec[axis] for axis in (*range(2, rank), 0, 1)]
-    return [jnp.transpose(found, np.argsort(given).tolist())]
+    size = [operands[1].shape[axis] for axis in windows[2:]]
+    places = [outcome.shape[axis] for axis in out[2:]]  # type: ignore[attr-defined]
+    geometry = Geometry(params["padding"], params["window_strides"], params["rhs_dilation"])
+    if plain and math.prod(places) < math.prod(size):  # the gradient of filters: a place for each pixel
+        by = native_gradient if is_native(operands, geometry.strides) else at_few_places
+        turned = _turn(operands[0], images, (1, *space, 0)), _turn(operands[1], windows, (1, *space, 0))
+        return [_turn_back(by(*turned, places, geometry), out, (*space, 0, 1))]
+    if plain and is_native(operands, geometry.dilation):
+        turned = _turn(operands[0], images, (0, *space, 1)), _turn(operands[1], windows, (*space, 1, 0))
+        return [_turn_back(native_convolution(*turned, places, geometry), out, (0, *space, 1))]
+    return in_canonical_order(equation, operands)
+
+
+def _turn(operand: Array, spec: Sequence[int], order: Sequence[int]) -> Array:
+    """The axes, which a specification names, in an order of its names."""
+    return jnp.transpose(operand, [spec[name] for name in order])
+
+
+def _turn_back(found: Array, spec: Sequence[int], order: Sequence[int]) -> Array:
+    """Axes in an order of a specification's names, as the specification has them."""
+    return jnp.transpose(found, np.argsort([spec[name] for name in order]).tolist())
+
+
+def is_native(operands: Sequence[Array], spread: Sequence[int]) -> bool:
+    """Whether the native kernels can: float32 images, filters with no gaps between a row's pixels."""
+    floats = all(operand.dtype == jnp.float32 for operand in operands)
+    return floats and operands[0].ndim == 4 and spread[1] == 1 and native().available
+
+
+def native_convolution(
+    images: Float[Array, "examples height width channels"],
+    filters: Float[Array, "rows columns channels features"],
+    places: Sequence[int],
+    geometry: "Geometry",
+) -> Float[Array, "examples out_height out_width features"]:
+    """A convolution by the native kernel."""
+    shape = (len(images), *places, filters.shape[-1])
+    return _call("convolve", shape, images, filters, geometry.padding, geometry.strides, geometry.dilation[0])
+
+
+def native_gradient(
+    images: Float[Array, "examples height width channels"],
+    windows: Float[Array, "examples out_height out_width features"],
+    places: Sequence[int],
+    geometry: "Geometry",
+) -> Float[Array, "rows columns channels features"]:
+    """As :func:`at_few_places`, by the native kernel. Strides are the convolution's dilation, and so on."""
+    shape = (*places, images.shape[-1], windows.shape[-1])
+    return _call("filters", shape, images, windows, geometry.padding, geometry.dilation, geometry.strides[0])
+
+
+def _call(
+    name: str, shape: tuple[int, ...], left: Array, right: Array, padding: Pads, strides: Any, spread: int
+) -> Array:
+    (top, _), (left_side, _) = padding
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call(TARGETS[name], result, vmap_method="sequential")
+    return call(left, right, geometry=np.array([top, left_side, *strides, spread], np.int64))
 
 
 class Geometry(NamedTuple):
     """Where windows meet images, by axis of space.
 
-    ``places`` there are; between one and the next lie ``strides`` pixels, between one pixel of a window and
-    the next ``dilation``. ``padding`` is zeros before and after the images; below 0 it cuts pixels off.
+    ``padding`` is zeros before and after the images; below 0 it cuts pixels off. From one place to the next
+    are ``strides`` pixels, from one pixel of a window to the next ``dilation``.
     """
 
-    places: Sequence[int]
     padding: Pads
     strides: Sequence[int]
     dilation: Sequence[int]
@@ -75,6 +125,7 @@ class Geometry(NamedTuple):
 def at_few_places(
     images: Float[Array, "examples *space channels"],
     windows: Float[Array, "examples *window features"],
+    places: Sequence[int],
     geometry: Geometry,
 ) -> Float[Array, "*places channels features"]:
     """Large windows at few places, summed over examples, as matrix products of a few examples at a time.
@@ -87,9 +138,10 @@ def at_few_places(
     Args:
       images: what the convolution was of.
       windows: the gradient of its outputs.
-      geometry: a place for each of the filters' pixels.
+      places: of the windows, by axis of space: one for each of the filters' pixels.
+      geometry: where they are.
     """
-    places, padding, strides, dilation = geometry
+    padding, strides, dilation = geometry
     size, channels, features = windows.shape[1:-1], images.shape[-1], windows.shape[-1]
     few_channels = math.prod(places) * channels <= places[-1] * features
     if few_channels or max(*strides, *dilation) > 1:

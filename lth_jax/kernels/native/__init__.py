@@ -25,7 +25,13 @@ from lth_jax.places import cache_folder
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
-TARGETS = {"forward": "lth_forward", "values": "lth_values", "inputs": "lth_inputs"}
+TARGETS = {
+    "forward": "lth_forward",
+    "values": "lth_values",
+    "inputs": "lth_inputs",
+    "convolve": "lth_convolve",
+    "filters": "lth_filters",
+}
 PATIENCE = 120
 """Seconds that a compiler may take."""
 

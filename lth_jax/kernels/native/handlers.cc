@@ -1,5 +1,6 @@
-// What XLA calls: see sparse_product.h.
+// What XLA calls: see sparse_product.h and convolution.h.
 
+#include "convolution.h"
 #include "sparse_product.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -38,6 +39,37 @@ static ffi::Error Inputs(Floats dy, Floats values, Whole start, Whole index, ffi
   return done(lth::gradient_of_inputs(w, dy.typed_data(), dy.dimensions()[0], dx->typed_data()));
 }
 
+// The geometry: top, left, down, along, spread.
+using Numbers = ffi::Span<const int64_t>;
+
+static lth::Helpers helpers(ffi::ThreadPool& pool) {
+  return {pool.num_threads() - 1, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
+}
+
+static ffi::Error Convolve(ffi::ThreadPool pool, Floats images, Floats filters, ffi::Result<Floats> outputs,
+                           Numbers geometry) {
+  const auto x = images.dimensions(), w = filters.dimensions(), y = outputs->dimensions();
+  const lth::Convolution c{x[0], x[1], x[2], x[3], w[0], w[1], w[3],
+                           y[1], y[2], geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
+  return done(lth::convolve(c, images.typed_data(), filters.typed_data(), outputs->typed_data(),
+                            helpers(pool)));
+}
+
+static ffi::Error Filters(ffi::ThreadPool pool, Floats images, Floats dy, ffi::Result<Floats> dfilters,
+                          Numbers geometry) {
+  const auto x = images.dimensions(), y = dy.dimensions(), w = dfilters->dimensions();
+  const lth::Convolution c{x[0], x[1], x[2], x[3], w[0], w[1], w[3],
+                           y[1], y[2], geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
+  return done(lth::gradient_of_filters(c, images.typed_data(), dy.typed_data(), dfilters->typed_data(),
+                                       helpers(pool)));
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_convolve, Convolve,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>()
+                                  .Ret<Floats>().Attr<Numbers>("geometry"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_filters, Filters,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>()
+                                  .Ret<Floats>().Attr<Numbers>("geometry"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_forward, Forward,
                               ffi::Ffi::Bind().Arg<Floats>().Arg<Floats>().Arg<Whole>().Arg<Whole>()
                                   .Ret<Floats>().Ret<Floats>());

@@ -5,28 +5,17 @@
 // start[c] <= p < start[c + 1], c = b * outputs + k. The examples are taken TILE at a time and transposed, so
 // that those of one input lie side by side ('across'): one weight then meets a whole tile of them in a few
 // vector registers.
-// Vectors are those of the compiler's own extension, as wide as the machine that it compiles for has them.
 
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
+
+#include "vectors.h"
 
 namespace lth {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, VECTORS = 4;
-#elif defined(__AVX__)
-constexpr int LANES = 8, VECTORS = 8;
-#else
-constexpr int LANES = 4, VECTORS = 8;
-#endif
+constexpr int VECTORS = LANES == 16 ? 4 : 8;
 constexpr int TILE = LANES * VECTORS;
-
-typedef float Vector __attribute__((vector_size(4 * LANES)));
 
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
@@ -85,39 +74,6 @@ inline Vector sums(Vector* vectors) {
     return sums<2 * S, COUNT / 2>(vectors);
   }
 }
-
-inline Vector load(const float* from) {
-  Vector v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
-inline Vector load_some(const float* from, int count) {
-  Vector v = {};
-  std::memcpy(&v, from, sizeof(float) * count);
-  return v;
-}
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Memory of a thread, kept from call to call.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  float* at_least(size_t floats) {
-    if (floats > size_) {
-      std::free(data_);
-      const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-      data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-      size_ = data_ ? floats : 0;
-    }
-    return data_;
-  }
-
- private:
-  float* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 // How many vectors a tile of so many examples needs.
 inline int vectors_for(int64_t examples) { return static_cast<int>((examples + LANES - 1) / LANES); }
