@@ -25,6 +25,7 @@ from experiments.benchmark import (
 from experiments.benchmark import (
     workers as benchmark_workers,
 )
+from lth_jax import networks
 from lth_jax.errors import InputError
 
 DENSE = cases.Case(cases.OURS, cases.MLP, batch=60)
@@ -46,6 +47,15 @@ def test_arithmetic_by_hand():
         705_600 * 6 // 5 + 720_000 * 4 // 5
     )
     assert benchmark_causes.banded_flops(DENSE) == cases.step_flops(DENSE)
+    # 442,368 in the first convolution; 14,155,776, 13,107,200 and 13,107,200 in the stages; 640
+    residual = cases.Case(cases.OURS, cases.RESNET, batch=128)
+    assert cases.step_flops(residual) == 2 * 128 * (3 * 40_813_184 - 442_368)
+
+
+@pytest.mark.parametrize("model", cases.OWN)
+def test_models_have_the_parameters_that_are_counted(model):
+    counted = cases.parameter_count(cases.Case(cases.OURS, model, batch=1))
+    assert counted == networks.parameter_count(benchmark_jax.own(model), cases.SPECS[model].image)
 
 
 def test_the_steps_of_a_call():
@@ -311,6 +321,7 @@ def test_a_group_is_measured_by_a_worker_of_its_own(monkeypatch):
         (cases.OURS, cases.CNN, cases.HALF),
         (cases.PLAIN, cases.CNN, cases.HALF),
         (cases.OURS, cases.CONV2, cases.HALF),
+        (cases.OURS, cases.RESNET, cases.HALF),
     ],
 )
 def test_every_kind_of_case_is_measured(side, model, kept):

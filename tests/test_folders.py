@@ -13,7 +13,7 @@ from sweeps import TRUNK, make_place, search_in
 
 from lth_jax import commands
 from lth_jax.errors import InputError
-from lth_jax.runs import checkpoints, folders, memory, results
+from lth_jax.runs import checkpoints, folders, memory, results, storage
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,13 @@ def copied(place, tmp_path):
 def arrays(folder):
     with xr.open_dataset(folder / "results.nc") as found:
         return found.load().drop_attrs()
+
+
+def flip(path, place):
+    """Change a bit of the byte at a place."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
 
 
 def command(folder):
@@ -69,6 +76,45 @@ def test_a_damaged_description_is_written_again_from_its_copy(
     warned = capsys.readouterr().err
     assert warned == ("" if content is None else f"warning: {copied.name}/{name} is damaged: written again\n")
     assert (copied / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [("config.json", '"levels": '), ("data.json", '"fingerprint": "')]
+)
+def test_a_description_with_another_byte_is_damaged_and_not_another_runs(
+    place, copied, name, before, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    whole = (copied / name).read_bytes()
+    flip(copied / name, whole.index(before.encode()) + len(before))
+    assert json.loads((copied / name).read_text()) != json.loads(whole)
+    commands.main(command(copied))
+    assert capsys.readouterr().err == f"warning: {copied.name}/{name} is damaged: written again\n"
+    assert (copied / name).read_bytes() == whole
+
+
+def test_a_finished_run_has_the_digests_of_all_that_it_must_have(place, copied, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    files = [copied / name for name in ("config.json", "data.json", "results.nc", "tickets.npz")]
+    listed = copied / "results.nc.sha256"
+    assert storage.problem(copied, listed.read_text(), files) is None
+    flip(listed, listed.read_bytes().index(b"  tickets.npz") - 1)
+    commands.main(command(copied))
+    assert capsys.readouterr().err == f"warning: {copied.name}/tickets.npz is damaged: made again\n"
+    assert storage.problem(copied, listed.read_text(), files) is None
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "a bit flipped"])
+@pytest.mark.parametrize(
+    ("line", "name"), [("show", "results.nc"), ("export", "results.nc"), ("export", "tickets.npz")]
+)
+def test_who_reads_a_damaged_run_names_the_file(refused, copied, line, name, damage):
+    path = copied / name
+    os.truncate(path, path.stat().st_size // 2) if damage == "cut" else flip(path, path.stat().st_size // 3)
+    if damage == "gone":
+        path.unlink()
+    which = ["--seed", "7", "--level", "2"] if line == "export" else []
+    assert refused(line, copied.name, *which).startswith(f"error: {copied.name}/{name}")
 
 
 def test_with_its_copy_damaged_too_it_is_refused(refused, copied):

@@ -354,6 +354,24 @@ def test_a_layer_is_trained_to_be_measured(gradient, kept):
     assert 0 < speed._step_seconds((128, 64), sparse.Use(60, gradient), optax.adam(1e-3), kept) < 60
 
 
+def test_what_a_call_does_once_is_no_steps(monkeypatch):
+    """Compressing a state and moving it took ten steps' time of a wide layer, and nothing was worth it."""
+    clock = [0.0]
+
+    def takes_a_while(train, chunk):
+        def run(states, times):
+            clock[0] += 5.0 + 0.25 * int(times)
+            return states
+
+        return run
+
+    monkeypatch.setattr(speed.axis, "map_runs", takes_a_while)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    for kept in (None, 300):
+        took = speed._step_seconds((128, 64), sparse.Use(60, True), optax.adam(1e-3), kept)
+        assert took == pytest.approx(0.25)
+
+
 @needs_compiler
 def test_an_optimizer_that_knows_the_models_own_layers_is_measured_by_another(monkeypatch):
     asked = []

@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MLP, LENET5, CNN, CONV2 = "LeNet-300-100", "LeNet-5", "CNN 16-32", "Conv-2"
+MLP, LENET5, CNN, CONV2, RESNET = "LeNet-300-100", "LeNet-5", "CNN 16-32", "Conv-2", "ResNet-20"
+OWN = (CNN, CONV2, RESNET)
+"""Networks as users write them, of plain ``nn.Conv``; Conv-2 is Frankle & Carbin's (2019)."""
 CLASSES = 10
 
 
@@ -21,6 +23,7 @@ class Spec(NamedTuple):
     pooled: tuple[bool, ...] = ()  # behind which convolutions 2×2 blocks become one
     norm: bool = False  # batch norm behind every convolution
     hidden: tuple[int, ...] = ()
+    blocks: int = 0  # of a ResNet, in each of its three stages; its first stage has 16 filters
 
 
 SPECS = {
@@ -28,9 +31,9 @@ SPECS = {
     LENET5: Spec((32, 32, 3), (6, 16), pooled=(True, True), hidden=(120, 84)),
     CNN: Spec((32, 32, 3), (16, 32), 3, True, (True, True), norm=True),
     CONV2: Spec((32, 32, 3), (64, 64), 3, True, (False, True), hidden=(256, 256)),
+    RESNET: Spec((32, 32, 3), norm=True, blocks=3),
 }
-"""The last two as users write them, of plain ``nn.Conv``; Conv-2 is Frankle & Carbin's (2019)."""
-USUAL_BATCH = {MLP: 60, LENET5: 1024, CNN: 100, CONV2: 60}
+USUAL_BATCH = {MLP: 60, LENET5: 1024, CNN: 100, CONV2: 60, RESNET: 128}
 LEVELS = tuple(0.8**level for level in range(20))
 """The shares of its weights that E1 keeps, level by level."""
 SHOWN = tuple(LEVELS[level] for level in (0, 3, 5, 7, 9, 12, 13, 16, 19))
@@ -52,7 +55,7 @@ TIMES_TORCH, SHARE_OF_PEAK = 1.9, 0.65
 """LeNet-300-100's targets on two cores: times PyTorch's best deployment, share of the matrix peak."""
 
 FEWEST_STEPS = 2
-USUAL_SHARES = {MLP: 0.6, LENET5: 0.12, CNN: 0.2, CONV2: 0.3}
+USUAL_SHARES = {MLP: 0.6, LENET5: 0.12, CNN: 0.4, CONV2: 0.6, RESNET: 0.5}
 """Share of the matrix peak that a guess of a call's length starts from; it decides no result."""
 
 
@@ -104,6 +107,8 @@ def layers(case: Case) -> list[Layer]:
     """The model's layers from first to last; a convolution's positions are the places of its window."""
     spec = SPECS[case.model]
     side, _, channels = spec.image
+    if spec.blocks:
+        return residual_layers(side, channels, spec.blocks)
     found = []
     for features, pooled in zip(filters(case), spec.pooled, strict=True):
         side -= 0 if spec.padded else spec.window - 1
@@ -111,6 +116,19 @@ def layers(case: Case) -> list[Layer]:
         side, channels = side // 2 if pooled else side, features
     widths = (side**2 * channels, *hidden_widths(case), CLASSES)
     return found + [Layer(1, a, b) for a, b in itertools.pairwise(widths)]
+
+
+def residual_layers(side: int, channels: int, blocks: int) -> list[Layer]:
+    """Those of a ResNet for CIFAR: 3×3 convolutions, 1×1 ones where a stage begins with other channels."""
+    found, before = [Layer(side**2, 9 * channels, 16)], 16
+    for features in (16, 32, 64):
+        side = side // 2 if features != 16 else side
+        for block in range(2 * blocks):
+            found.append(Layer(side**2, 9 * (features if block else before), features))
+        if features != before:
+            found.append(Layer(side**2, before, features))
+        before = features
+    return [*found, Layer(1, before, CLASSES)]
 
 
 def step_flops(case: Case) -> int:
@@ -127,9 +145,11 @@ def step_flops(case: Case) -> int:
 
 
 def parameter_count(case: Case) -> int:
-    """Weights and biases; scales and shifts of batch norm."""
-    norms = 2 * sum(filters(case)) if SPECS[case.model].norm else 0
-    return norms + sum(layer.inputs * layer.outputs + layer.outputs for layer in layers(case))
+    """Weights and biases; scales and shifts of batch norm, which stand for biases in a ResNet."""
+    spec, found = SPECS[case.model], layers(case)
+    weights = sum(layer.inputs * layer.outputs + layer.outputs for layer in found)
+    normed = found[:-1] if spec.blocks else found[: len(spec.filters)] if spec.norm else []
+    return weights + (1 if spec.blocks else 2) * sum(layer.outputs for layer in normed)
 
 
 def step_bytes(case: Case) -> int:
@@ -165,7 +185,7 @@ def groups(
       lenet5_runs: numbers of LeNet-5s at once, batch 1024; none leaves it out.
       examples: in the data set.
       torch: whether PyTorch is measured too.
-      own: models as users write them, ``CNN`` and ``CONV2``: as a sweep and as a plain jitted loop.
+      own: models of ``OWN``: as a sweep and as a plain jitted loop.
     """
     some = max((r for r in runs if r <= 11), default=min(runs))
 

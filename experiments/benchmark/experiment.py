@@ -56,9 +56,7 @@ class Config:
     )
     lenet5_runs: tuple[int, ...] = option((1, 11), "LeNet-5s at once, batch 1024; empty leaves LeNet-5 out")
     examples: int = option(60_000, "images in memory")
-    own: tuple[str, ...] = option(
-        (cases.CNN, cases.CONV2), "networks as users write them, of plain nn.Conv", (cases.CNN, cases.CONV2)
-    )
+    own: tuple[str, ...] = option(cases.OWN, "networks as users write them, of plain nn.Conv", cases.OWN)
     torch: bool = option(True, "measure PyTorch too, where it is installed")
 
     def __post_init__(self) -> None:

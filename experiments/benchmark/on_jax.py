@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmark import cases
 from experiments.benchmark.workers import Prepared, host_memory, pictures, serve
-from lth_jax import compression, models, training
+from lth_jax import compression, models, networks, training
 from lth_jax.runs import axis, speed
 from lth_jax.tickets import masks
 from lth_jax.types import Split
@@ -28,8 +28,14 @@ STATE_COPIES = 2000
 PLAIN_STEPS = 5
 
 
-class Own(nn.Module):
-    """A network as somebody writes it."""
+def own(model: str) -> nn.Module:
+    """A network as somebody writes it, of plain ``nn.Conv``."""
+    spec = cases.SPECS[model]
+    return networks.ResNet(6 * spec.blocks + 2) if spec.blocks else Plain(spec)
+
+
+class Plain(nn.Module):
+    """Convolutions, one behind the other, and dense layers."""
 
     spec: cases.Spec
     classes: int = cases.CLASSES
@@ -54,7 +60,7 @@ def network(case: cases.Case) -> models.Network:
     if case.model == cases.MLP:
         return models.from_flax(models.MLP(cases.hidden_widths(case)))
     if case.model != cases.LENET5:
-        return models.from_linen(Own(cases.SPECS[case.model]))
+        return models.from_linen(own(case.model))
     method = "patches" if case.side == cases.PATCHES else "auto"
     return models.from_flax(models.LeNet5(cases.filters(case), cases.hidden_widths(case), method=method))
 
@@ -117,7 +123,7 @@ def _random(key: jax.Array, leaf: jax.Array, share: float) -> jax.Array:
 
 def plain_call(case: cases.Case) -> Callable[[], Any]:
     """A call of ``PLAIN_STEPS`` steps of one network, as somebody writes them: a jitted step in a loop."""
-    module, shape = Own(cases.SPECS[case.model]), cases.SPECS[case.model].image
+    module, shape = own(case.model), cases.SPECS[case.model].image
     images, labels = (jnp.asarray(array) for array in pictures(case.examples, shape))
     optimizer = optax.adam(cases.LEARNING_RATE)
     variables = module.init(jax.random.key(0), jnp.zeros((1, *shape), jnp.float32))

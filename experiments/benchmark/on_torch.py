@@ -19,10 +19,41 @@ STEPS = 20
 """Steps between two looks at the clock."""
 
 
+class Block(nn.Module):
+    """Two convolutions of a ResNet and what goes around them."""
+
+    def __init__(self, before: int, features: int) -> None:
+        super().__init__()
+        stride = features // before
+        self.inner = nn.Sequential(
+            normed(before, features, 3, stride), nn.ReLU(), normed(features, features, 3, 1)
+        )
+        self.around = normed(before, features, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.inner(images) + self.around(images))
+
+
+def normed(before: int, features: int, window: int, stride: int) -> nn.Sequential:
+    """A convolution and batch norm."""
+    convolution = nn.Conv2d(before, features, window, stride, window // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(features))
+
+
+def resnet(channels: int, blocks: int) -> nn.Module:
+    """A ResNet for CIFAR, of three stages."""
+    parts = [normed(channels, 16, 3, 1), nn.ReLU()]
+    for before, features in ((16, 16), (16, 32), (32, 64)):
+        parts += [Block(before if block == 0 else features, features) for block in range(blocks)]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, cases.CLASSES))
+
+
 def model(case: cases.Case) -> nn.Module:
     """The case's network."""
     spec = cases.SPECS[case.model]
     side, _, channels = spec.image
+    if spec.blocks:
+        return resnet(channels, spec.blocks)
     parts: list[nn.Module] = []
     for features, pooled in zip(cases.filters(case), spec.pooled, strict=True):
         parts.append(nn.Conv2d(channels, features, spec.window, padding="same" if spec.padded else 0))

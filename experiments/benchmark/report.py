@@ -136,6 +136,7 @@ def targets(cpu: bool) -> list[Target]:
     own = target("cnn_torch", f"{cnn} of nn.Conv and BatchNorm: faster than {best}", 1, "faster")
     loop = target("cnn_loop", f"{cnn}: at most 1.15 times the time of a plain jitted loop", 1, "1.15 times")
     wide = target("conv2_torch", f"{conv2} of nn.Conv: 1.2 times {best}", 1.2, "1.2 times")
+    deep = target("resnet_torch", f"{cases.RESNET} of nn.Conv: faster than {best}", 1, "faster")
     return [
         Target(sweep, {"model": mlp, "kept": cases.ALL_LEVELS}, "best"),
         Target(level, {"model": mlp, "kept": LEVEL}, "dense"),
@@ -145,6 +146,7 @@ def targets(cpu: bool) -> list[Target]:
         Target(own, {"model": cnn}, "best"),
         Target(loop, {"model": cnn}, cases.PLAIN, 1 / 1.15),
         Target(wide, {"model": conv2}, "best"),
+        Target(deep, {"model": cases.RESNET}, "best"),
     ]
 
 

@@ -214,15 +214,6 @@ def read_trained(path: Path, seed: int, level: int, network: str = "ticket") -> 
     return _below(weights, "params"), _below(weights, "collections")
 
 
-def problem(path: Path) -> str:
-    """What is wrong with a ``tickets.npz``, in a line; empty if nothing is."""
-    try:
-        _stored(path)
-    except InputError as error:
-        return str(error).partition(";")[0]
-    return ""
-
-
 def _stored(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a ``tickets.npz``."""
     if not path.exists():

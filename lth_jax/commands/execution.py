@@ -7,7 +7,7 @@ several processes all of them train, and the first one writes and prints.
 import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +30,16 @@ class Work(NamedTuple):
     ``check`` refuses a configuration that the data cannot serve; ``train`` trains or resumes and gives the
     labelled results; ``conclude`` makes of them what people look at. A configuration without a field
     ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``. ``program`` gives a digest of
-    what is computed, where code of the user's own has a part in it: a folder is of one program. ``problem``
-    says what is wrong with what ``train`` leaves beside the results; it is then made again, from the
-    checkpoints.
+    what is computed, where code of the user's own has a part in it: a folder is of one program. ``leaves``
+    names the files that ``train`` leaves beside the results; one that is missing or damaged is made again,
+    from the checkpoints.
     """
 
     check: Callable[[Any, Any], None]
     train: Callable[[Any, Job, Any], xr.Dataset]
     conclude: Callable[[xr.Dataset, Path, Console], None]
     program: Callable[[Any, Any], str] | None = None
-    problem: Callable[[Path], str] = lambda folder: ""
+    leaves: Sequence[str] = ()
 
 
 def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
@@ -80,14 +80,16 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
         processes.barrier("folder is open")
         origin = f"{tables.origin_of(dataset)} on {results.device_name()}\nresults in {folder}"
         tables.print_line(console, origin)
+        beside = (results.CONFIG, results.DATA, *work.leaves)
         measured = results.finished(folder / results.RESULTS)
-        if measured is not None and (problem := work.problem(folder)):
-            warn(f"{problem}; it is made again")
+        if measured is not None and (lost := results.problems(folder, beside)):
+            for name, what in lost.items():
+                warn(f"{folder / name} {what}: made again")
             measured = None
         if measured is None:
             measured = work.train(settings, job, dataset)
             if processes.is_first():
-                results.save(measured, folder / results.RESULTS)
+                results.save(measured, folder / results.RESULTS, beside)
         if processes.is_first():
             work.conclude(measured, folder, console)
     processes.barrier("results are written")

@@ -74,9 +74,7 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    work = Work(
-        check, train, conclude, program, lambda folder: ticket_files.problem(folder / ticket_files.TICKETS)
-    )
+    work = Work(check, train, conclude, program, leaves=(ticket_files.TICKETS,))
     points = grid.points(chosen)
     if len(points) == 1 and points[0].config == chosen:
         execute(work, chosen, execution, folder)
@@ -105,7 +103,7 @@ def sweep_each(
             if "model" in grid.axes(chosen):
                 told["model"] = ", ".join(dict.fromkeys(point.config.model for point in points))
             joined = grid.joined(chosen, found).assign_attrs(grid.attributes(list(found.values())) | told)
-            results.save(joined, folder / results.RESULTS)
+            results.save(joined, folder / results.RESULTS, (results.CONFIG, results.DATA))
             conclude(joined, folder, tables.console())
 
 

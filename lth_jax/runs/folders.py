@@ -17,7 +17,7 @@ from typing import Any
 
 from lth_jax.errors import InputError, StorageError, require, warn
 from lth_jax.runs.config import differences, to_json
-from lth_jax.runs.results import CHECKPOINTS, CONFIG, DATA, RESULTS
+from lth_jax.runs.results import CHECKPOINTS, CONFIG, DATA, RESULTS, problems
 from lth_jax.runs.storage import write_text
 
 LOCK = ".lock"
@@ -98,12 +98,13 @@ def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = N
                 if re.fullmatch(r"\.(\d+\..+|.+\.\d+)", remains.name) and remains.is_file():
                     remains.unlink()
             for name, text in ((CONFIG, to_json(config)), (DATA, json.dumps(dataset, indent=2))):
-                for path in (folder / name, folder / CHECKPOINTS / name):  # a second one, lest one be damaged
-                    if text == "null" or _parsed(path) is not None:
+                whole = _whole(folder, name)
+                for path in _copies(folder, name):
+                    if text == "null" or path in whole:
                         continue
                     if path.exists():
                         warn(f"{path} is damaged: written again")
-                    write_text(path, text)
+                    write_text(path, whole[0].read_text(encoding="utf-8") if whole else text)
         except (OSError, StorageError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"--out {folder}: cannot be written: {reason}") from None
@@ -155,13 +156,22 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
     Raises:
       InputError: both are damaged.
     """
-    paths = [path for path in (folder / name, folder / CHECKPOINTS / name) if path.exists()]
-    for path in paths:
-        content = _parsed(path)
-        if content is not None:
-            return content
-    require(not paths, f"{folder / name} and its copy are damaged: mend one or choose another --out")
+    if whole := _whole(folder, name):
+        return _parsed(whole[0])
+    there = any(path.exists() for path in _copies(folder, name))
+    require(not there, f"{folder / name} and its copy are damaged: mend one or choose another --out")
     return None
+
+
+def _copies(folder: Path, name: str) -> list[Path]:
+    """A file that says what the folder's run is, and a second one, lest the first be damaged."""
+    return [folder / name, folder / CHECKPOINTS / name]
+
+
+def _whole(folder: Path, name: str) -> list[Path]:
+    """Those of the two that can be read and, where a finished run has a digest of them, have it."""
+    damaged = problems(folder, [name]).get(name) == "is damaged"
+    return [path for path in _copies(folder, name)[damaged:] if _parsed(path) is not None]
 
 
 def _parsed(path: Path) -> dict[str, Any] | None:

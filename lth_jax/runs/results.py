@@ -3,7 +3,8 @@
 A run's folder holds ``config.json``, ``data.json``, ``log.jsonl``, ``checkpoints/``, ``results.nc`` with its
 digest, ``claims.csv``, ``report.md`` and ``figures/``. ``results.nc`` is an ``xarray.Dataset`` that opens
 with ``xarray.open_dataset`` and nothing of ours. Every file but the log appears whole or not at all: it is
-written aside and renamed.
+written aside and renamed. Beside the results, ``results.nc.sha256`` has the digests of all that a finished
+run must have; report, claims and figures are made anew at every start.
 """
 
 import functools
@@ -84,8 +85,13 @@ def attributes(config: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write ``results.nc``, compressed, and its digest beside it.
+def save(dataset: xr.Dataset, path: Path, beside: Sequence[str] = ()) -> None:
+    """Write ``results.nc``, compressed, and beside it its digest, as ``sha256sum -c`` checks it.
+
+    Args:
+      dataset: the results.
+      path: where.
+      beside: files of its folder that belong to them, by name; those that exist have digests there too.
 
     Raises:
       StorageError: it cannot be written.
@@ -97,7 +103,9 @@ def save(dataset: xr.Dataset, path: Path) -> None:
         dataset.drop_encoding().to_netcdf(aside, engine="netcdf4", encoding=encoding)
         # The digest first: results without theirs, or with another's, are never seen.
         path.unlink(missing_ok=True)
-        write_text(_digest_path(path), f"{storage.of_file(aside)}  {path.name}\n")
+        others = [path.with_name(name) for name in beside if path.with_name(name).exists()]
+        own = f"{storage.of_file(aside)}  {path.name}\n"
+        write_text(_digest_path(path), own + storage.listing(path.parent, others))
 
     write_whole(path, write)
 
@@ -113,8 +121,8 @@ def load(path: Path) -> xr.Dataset:
             raise InputError(f"{path}: no such file")
         if not _digest_path(path).exists():
             warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
-        elif problem := storage.problem(path.parent, _digest_path(path).read_text(encoding="utf-8"), [path]):
-            raise InputError(f"{path} is damaged: {problem}")
+        elif _listed(path).get(path.name) != storage.of_file(path):
+            raise InputError(f"{path} is damaged: {path.name} is not what was written")
         with xr.open_dataset(path, engine="netcdf4") as dataset:
             return dataset.load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -132,6 +140,26 @@ def finished(path: Path) -> xr.Dataset | None:
     except InputError as error:
         warn(f"{error}; they are made again")
         return None
+
+
+def problems(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """What is wrong with some files of a finished run's folder, by name: ``is missing`` or ``is damaged``.
+
+    A file without a digest beside the results, as in folders of earlier versions, is taken as it is.
+    """
+    listed, found = _listed(folder / RESULTS), {}
+    for name in names:
+        if not (folder / name).exists():
+            found[name] = "is missing"
+        elif name in listed and listed[name] != storage.of_file(folder / name):
+            found[name] = "is damaged"
+    return found
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """The digests beside some results, by their files' names."""
+    beside = _digest_path(path)
+    return storage.by_name(beside.read_text(encoding="utf-8", errors="replace")) if beside.exists() else {}
 
 
 def _digest_path(path: Path) -> Path:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from lth_jax import compression
 from lth_jax.compression import Entries, separable
@@ -101,24 +101,26 @@ def _step_seconds(
 
     layer = Network(lambda key, x: (params, {}), apply)
     task = Task(lambda key, x: x, lambda y, x: jnp.mean(y * y, axis=-1), {})
-    steps = int(np.clip(1e9 / (use.rows * np.prod(shape)), 2, 100))
+    steps = int(np.clip(1e9 / (use.rows * np.prod(shape)), 4, 100))
     recipe = Recipe(layer, optimizer, use.rows, steps, task=task)
     entries = tuple(kept if name == "kernel" else None for name in sorted(params))
 
-    def train(start: tuple[TrainState, Mask]) -> TrainState:  # no constants: XLA folds them for seconds
+    def train(start: tuple[TrainState, Mask], times: Array) -> TrainState:  # all given, or XLA folds it
         held = compression.compressed(*start, recipe, entries)
-        step = lambda state, _: train_step(jax.random.key(0), state, held.mask, x, held.recipe)  # noqa: E731
-        return jax.lax.scan(step, held.state, None, length=steps)[0]
+        step = lambda _, state: train_step(jax.random.key(0), state, held.mask, x, held.recipe)[0]  # noqa: E731
+        return jax.lax.fori_loop(0, times, step, held.state)
 
     run = axis.map_runs(train, chunk=1)
     everywhere = axis.stack([(init_state(recipe, params, {}, mask), mask)] * jax.device_count())
-    jax.block_until_ready(run(everywhere))
-    taken = []
-    for _ in range(3):
+
+    def seconds(times: int) -> float:
         started = time.perf_counter()
-        jax.block_until_ready(run(everywhere))
-        taken.append(time.perf_counter() - started)
-    return min(taken) / steps
+        jax.block_until_ready(run(everywhere, jnp.int32(times)))
+        return time.perf_counter() - started
+
+    seconds(1)  # compiles
+    # A call brings states to the devices and compresses them once: that is no step's.
+    return max(min(seconds(1 + steps) for _ in range(3)) - min(seconds(1) for _ in range(3)), 1e-9) / steps
 
 
 Choose = Callable[[Sequence[int], float], Entries]
@@ -214,7 +216,7 @@ def decide(
         if folder is not None:
             write_text(folder / RECORD, json.dumps(speeds))
     said = [
-        f"{'/'.join(masks.path_names(path[:-1]))} below {least:.0%}"
+        f"{'/'.join(masks.path_names(path[:-1]))} below {min(least, 1):.0%}"
         for (path, leaf), speed in zip(leaves, speeds, strict=True)
         if speed and (least := speed.break_even / leaf.size) > 0
     ]

@@ -31,7 +31,7 @@ def files_below(folder: Path, leave_out: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name != leave_out]
 
 
-def _by_name(text: str) -> dict[str, str]:
+def by_name(text: str) -> dict[str, str]:
     """A list's digests by their files' names."""
     lines = [line.partition("  ") for line in text.splitlines() if "  " in line]
     return {name: digest for digest, _, name in lines}
@@ -39,7 +39,7 @@ def _by_name(text: str) -> dict[str, str]:
 
 def problem(folder: Path, expected: str, files: Iterable[Path]) -> str | None:
     """What is wrong with some files of a folder, by the list they should give; ``None`` if nothing is."""
-    found, wanted = _by_name(listing(folder, files)), _by_name(expected)
+    found, wanted = by_name(listing(folder, files)), by_name(expected)
     if missing := sorted(wanted.keys() - found.keys()):
         return f"{missing[0]} is missing"
     if changed := sorted(name for name in found if found[name] != wanted.get(name)):
