@@ -14,6 +14,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST = 250_000
 """Bytes of a notebook with its outputs."""
 
+LAST_LEVEL = re.compile(r"level (\d+)/\1  .+ network-steps/s  0.0 min left")
+"""What is left of the line that shows progress."""
+
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 # What a reader is shown, by notebook: a pattern whose numbers must lie within these bounds. They are wide
@@ -93,7 +96,10 @@ def test_it_runs(path):
     )
     client.execute()  # raises CellExecutionError where a cell does, an assertion included
     check_shown(path.stem, printed(notebook))
-    assert any("image/png" in output.get("data", {}) for output in outputs_of(notebook))
+    shown = [output.get("data", {}) for output in outputs_of(notebook)]
+    assert any("image/png" in data for data in shown)
+    last_levels = [data for data in shown if LAST_LEVEL.match(data.get("text/plain", ""))]
+    assert bool(last_levels) == ("find_tickets(" in code_of(notebook)), "progress, where there is some"
 
 
 @every_notebook

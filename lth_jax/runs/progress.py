@@ -60,7 +60,7 @@ def reporting(
     """Report levels to everyone who listens.
 
     Args:
-      job: whose folder has the log; ``None`` shows a bar where there is a terminal, and nothing elsewhere.
+      job: whose folder has the log; without one a terminal shows a bar, a notebook a line, others nothing.
       describe: a progress to its line.
       network_steps: network-steps in one level, for the speed and the time left.
       part: what tells these levels from those of the job's other parts; empty if there is one part.
@@ -89,31 +89,61 @@ def reporting(
 def _terminal(describe: Describe, network_steps: Steps) -> Iterator[Listener]:
     """A progress bar on a terminal, a line a level elsewhere."""
     with live_bar("level", "compiling") as (bar, live):
-        started = time.perf_counter()
+        whole = _line(describe, network_steps)
 
         def report(progress: Progress) -> None:
-            done, seconds = progress.level + 1, progress.seconds[progress.level]
-            steps = [_steps(network_steps, level) for level in range(progress.levels)]
-            line = f"{describe(progress)}  {steps[progress.level] / seconds:,.0f} network-steps/s"
             if live:
-                bar(done, progress.levels, line)
-                return
-            trained = sum(steps[min(progress.resumed, done - 1) : done])
-            left = (time.perf_counter() - started) / trained * sum(steps[done:])
-            again = "resumed after " if done == progress.resumed else ""
-            print(f"{again}level {done}/{progress.levels}  {line}  {left / 60:.1f} min left", flush=True)
+                bar(progress.level + 1, progress.levels, _said(describe, network_steps, progress))
+            else:
+                print(whole(progress), flush=True)
 
         yield report
 
 
+def _said(describe: Describe, network_steps: Steps, progress: Progress) -> str:
+    """A level in words, and its speed."""
+    speed = _steps(network_steps, progress.level) / progress.seconds[progress.level]
+    return f"{describe(progress)}  {speed:,.0f} network-steps/s"
+
+
+def _line(describe: Describe, network_steps: Steps) -> Callable[[Progress], str]:
+    """A level's whole line, with the time left as it went since now."""
+    started = time.perf_counter()
+
+    def line(progress: Progress) -> str:
+        done = progress.level + 1
+        steps = [_steps(network_steps, level) for level in range(progress.levels)]
+        trained = sum(steps[min(progress.resumed, done - 1) : done])
+        left = (time.perf_counter() - started) / trained * sum(steps[done:])
+        again = "resumed after " if done == progress.resumed else ""
+        said = _said(describe, network_steps, progress)
+        return f"{again}level {done}/{progress.levels}  {said}  {left / 60:.1f} min left"
+
+    return line
+
+
+@contextlib.contextmanager
+def _notebook(describe: Describe, network_steps: Steps) -> Iterator[Listener]:
+    """A line below a notebook's cell, another one at every level."""
+    from IPython.display import display  # a notebook has it
+
+    said = lambda line: {"text/plain": line}  # noqa: E731
+    handle: Any = display(said("compiling …"), raw=True, display_id=True)
+    whole = _line(describe, network_steps)
+    yield lambda progress: handle.update(said(whole(progress)), raw=True)
+
+
 @contextlib.contextmanager
 def _bar(describe: Describe, network_steps: Steps) -> Iterator[Listener]:
-    """The terminal's progress bar; elsewhere nothing."""
+    """The terminal's progress bar, or a notebook's line; elsewhere nothing."""
     console = Console()
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield lambda progress: None
-        return
-    with _terminal(describe, network_steps) as report:
+    if console.is_jupyter:
+        shown = _notebook(describe, network_steps)
+    elif console.is_terminal and not console.is_dumb_terminal:
+        shown = _terminal(describe, network_steps)
+    else:
+        shown = contextlib.nullcontext(lambda progress: None)
+    with shown as report:
         yield report
 
 
