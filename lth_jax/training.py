@@ -187,7 +187,7 @@ def mask_step(
 
 
 def value_and_grad(loss: Callable[[Params], tuple[Array, Any]]) -> Callable[[Params], tuple[Any, Params]]:
-    """``jax.value_and_grad``, ``has_aux``; on a CPU with convolutions as they are fast inside a loop."""
+    """``jax.value_and_grad``, ``has_aux``; on a CPU what ``kernels.gradients`` makes faster inside a loop."""
     whole = jax.value_and_grad(loss, has_aux=True)
     if jax.default_backend() != "cpu":
         return whole

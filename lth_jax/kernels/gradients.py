@@ -1,15 +1,17 @@
 """Convolutions and poolings of any model as they are fast in a CPU's loop, their gradients above all.
 
 Inside a ``lax.scan`` XLA takes a convolution's axes as they are written, and a gradient's are written in an
-order that takes 25 times as long (jax issue 12868). In the order that XLA is fast at, outputs and the images'
-gradient are as fast as matrix products, where there are many channels; the gradient of 3×3 filters, nine
-places of windows as large as the images, takes five times as long. The native kernels do all three at the
-speed of matrix products, on as many threads as XLA has. Without them the gradient of the filters is products
-of shifted images with gradients, a few examples at a time, in half of XLA's time.
+order in which it takes 25 times as long as outside (jax issue 12868). In the order that XLA is fast at,
+outputs and the images' gradient are as fast as matrix products, where there are many channels. The gradient
+of 3×3 filters has nine places for windows as large as the images, and takes five times as long as theirs. The
+native kernels do all three at the speed of matrix products, on as many threads as XLA has. Without them
+the gradient of the filters is products of shifted images with gradients, a few examples at a time, in half of
+XLA's time.
 
 XLA looks for the largest pixel of every pooling window one pixel at a time; all windows at once take a tenth.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,6 +33,12 @@ OPERATIONS = (CONVOLUTION, POOLING)
 PATCHES_AT_ONCE = 2**17
 """Numbers that shifted images or windows may have at a time: half a megabyte stays in the cache."""
 
+MOST_PLACES = 128
+"""Of filters' pixels, each of which is a matrix product in the program where there are no native kernels."""
+
+MOST_ENTRIES = 64
+"""Of a pooling window, each of which is an operation in the program."""
+
 Pads = Sequence[tuple[int, int]]
 
 
@@ -46,20 +54,31 @@ def convolution(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | Non
     Where they cannot, the gradient is :func:`at_few_places`, and any other convolution has its axes brought
     into XLA's order.
     """
-    params, outcome = equation.params, equation.outvars[0].aval
+    params = equation.params
+    outcome: Any = equation.outvars[0].aval
     images, windows, out = params["dimension_numbers"]
     space = range(2, operands[0].ndim)
-    plain = params["feature_group_count"] == params["batch_group_count"] == max(params["lhs_dilation"]) == 1
-    size = [operands[1].shape[axis] for axis in windows[2:]]
-    places = [outcome.shape[axis] for axis in out[2:]]  # type: ignore[attr-defined]
-    geometry = Geometry(params["padding"], params["window_strides"], params["rhs_dilation"])
-    if plain and math.prod(places) < math.prod(size):  # the gradient of filters: a place for each pixel
-        by = native_gradient if is_native(operands, geometry.strides) else at_few_places
+    whole = params["feature_group_count"] == params["batch_group_count"] == 1
+    dense = whole and all(step == 1 for step in params["lhs_dilation"])
+    if not dense or not space or 0 in (*operands[0].shape, *operands[1].shape, *outcome.shape):
+        return in_canonical_order(equation, operands)
+    places = [outcome.shape[axis] for axis in out[2:]]
+    padding = tuple((before, after) for before, after in params["padding"])
+    geometry = Geometry(padding, tuple(params["window_strides"]), tuple(params["rhs_dilation"]))
+    floats = all(each.dtype == jnp.float32 for each in (*operands, outcome))
+    # Where filters have a gradient, the images' channels stand for examples, and a place for each pixel.
+    if images[0] > images[1]:
         turned = _turn(operands[0], images, (1, *space, 0)), _turn(operands[1], windows, (1, *space, 0))
-        return [_turn_back(by(*turned, places, geometry), out, (*space, 0, 1))]
-    if plain and is_native(operands, geometry.dilation):
+        if floats and is_native(geometry.strides):
+            found = native_gradient(tuple(places), geometry, *turned)
+        elif math.prod(places) <= MOST_PLACES:
+            found = at_few_places(*turned, places, geometry, outcome.dtype)
+        else:
+            return in_canonical_order(equation, operands)
+        return [_turn_back(found, out, (*space, 0, 1))]
+    if floats and is_native(geometry.dilation):
         turned = _turn(operands[0], images, (0, *space, 1)), _turn(operands[1], windows, (*space, 1, 0))
-        return [_turn_back(native_convolution(*turned, places, geometry), out, (0, *space, 1))]
+        return [_turn_back(native_convolution(tuple(places), geometry, *turned), out, (0, *space, 1))]
     return in_canonical_order(equation, operands)
 
 
@@ -73,32 +92,72 @@ def _turn_back(found: Array, spec: Sequence[int], order: Sequence[int]) -> Array
     return jnp.transpose(found, np.argsort([spec[name] for name in order]).tolist())
 
 
-def is_native(operands: Sequence[Array], spread: Sequence[int]) -> bool:
-    """Whether the native kernels can: float32 images, filters with no gaps between a row's pixels."""
-    floats = all(operand.dtype == jnp.float32 for operand in operands)
-    return floats and operands[0].ndim == 4 and spread[1] == 1 and native().available
+class Geometry(NamedTuple):
+    """Where windows meet images, by axis of space.
+
+    ``padding`` is zeros before and after the images; below 0 it cuts pixels off. From one place to the next
+    are ``strides`` pixels, from one pixel of a window to the next ``dilation``.
+    """
+
+    padding: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
+def is_native(spread: Sequence[int]) -> bool:
+    """Whether the native kernels can: two axes of space, no gaps between the pixels of a filter's row."""
+    return len(spread) == 2 and spread[1] == 1 and native().available
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def native_convolution(
+    places: tuple[int, ...],
+    geometry: Geometry,
     images: Float[Array, "examples height width channels"],
     filters: Float[Array, "rows columns channels features"],
-    places: Sequence[int],
-    geometry: "Geometry",
 ) -> Float[Array, "examples out_height out_width features"]:
-    """A convolution by the native kernel."""
+    """A convolution by the native kernel; its derivative, should anyone ask, is XLA's."""
     shape = (len(images), *places, filters.shape[-1])
     return _call("convolve", shape, images, filters, geometry.padding, geometry.strides, geometry.dilation[0])
 
 
+@native_convolution.defjvp
+def _(places: tuple[int, ...], geometry: Geometry, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    def linear(images: Array, filters: Array) -> Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        padding, strides, dilation = geometry
+        return lax.conv_general_dilated(
+            images, filters, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers
+        )
+
+    (images, filters), (images_dot, filters_dot) = primals, tangents
+    return native_convolution(places, geometry, images, filters), (
+        linear(images_dot, filters) + linear(images, filters_dot)
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def native_gradient(
+    places: tuple[int, ...],
+    geometry: Geometry,
     images: Float[Array, "examples height width channels"],
     windows: Float[Array, "examples out_height out_width features"],
-    places: Sequence[int],
-    geometry: "Geometry",
 ) -> Float[Array, "rows columns channels features"]:
-    """As :func:`at_few_places`, by the native kernel. Strides are the convolution's dilation, and so on."""
+    """As :func:`at_few_places`, by the native kernel.
+
+    What are strides between places here is the convolution's dilation, and the other way round.
+    """
     shape = (*places, images.shape[-1], windows.shape[-1])
     return _call("filters", shape, images, windows, geometry.padding, geometry.dilation, geometry.strides[0])
+
+
+@native_gradient.defjvp
+def _(places: tuple[int, ...], geometry: Geometry, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (images, windows), (images_dot, windows_dot) = primals, tangents
+    return native_gradient(places, geometry, images, windows), (
+        at_few_places(images_dot, windows, places, geometry, jnp.float32)
+        + at_few_places(images, windows_dot, places, geometry, jnp.float32)
+    )
 
 
 def _call(
@@ -110,24 +169,13 @@ def _call(
     return call(left, right, geometry=np.array([top, left_side, *strides, spread], np.int64))
 
 
-class Geometry(NamedTuple):
-    """Where windows meet images, by axis of space.
-
-    ``padding`` is zeros before and after the images; below 0 it cuts pixels off. From one place to the next
-    are ``strides`` pixels, from one pixel of a window to the next ``dilation``.
-    """
-
-    padding: Pads
-    strides: Sequence[int]
-    dilation: Sequence[int]
-
-
 def at_few_places(
     images: Float[Array, "examples *space channels"],
     windows: Float[Array, "examples *window features"],
     places: Sequence[int],
     geometry: Geometry,
-) -> Float[Array, "*places channels features"]:
+    dtype: Any,
+) -> Array:
     """Large windows at few places, summed over examples, as matrix products of a few examples at a time.
 
     Entry ``[p, c, f]`` is the sum over examples e and a window's pixels w of ``images[e, strides · p +
@@ -140,7 +188,10 @@ def at_few_places(
       windows: the gradient of its outputs.
       places: of the windows, by axis of space: one for each of the filters' pixels.
       geometry: where they are.
+      dtype: of the result; half precision is summed in single.
     """
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    sums = jnp.float32 if half else dtype
     padding, strides, dilation = geometry
     size, channels, features = windows.shape[1:-1], images.shape[-1], windows.shape[-1]
     few_channels = math.prod(places) * channels <= places[-1] * features
@@ -162,19 +213,21 @@ def at_few_places(
     def product(images: Array, windows: Array) -> Array:
         if not along:
             left = jnp.concatenate([met(images, place) for place in np.ndindex(*places)], -1)
-            return _summed(left, windows)
+            return _summed(left, windows, sums)
         shifted = [windows[..., along - 1 - p : along - 1 - p + width, :] for p in range(along)]
         right = jnp.concatenate(shifted, -1)
-        return jnp.stack([_summed(met(images, place), right) for place in np.ndindex(*places[:-1])])
+        products = [_summed(met(images, place), right, sums) for place in np.ndindex(*places[:-1])]
+        return jnp.stack(products)
 
     columns = along * features or math.prod(places) * channels
     at_once = min(len(images), max(1, PATCHES_AT_ONCE // (math.prod(size) * columns)))
     whole = len(images) // at_once * at_once
     parts = [part[:whole].reshape(-1, at_once, *part.shape[1:]) for part in (images, windows)]
-    zero = jnp.zeros(jax.eval_shape(product, images, windows).shape, images.dtype)
+    zero = jnp.zeros(jax.eval_shape(product, images, windows).shape, sums)
     found, _ = lax.scan(lambda total, part: (total + product(*part), None), zero, tuple(parts))
     if whole < len(images):
         found += product(images[whole:], windows[whole:])
+    found = found.astype(dtype)
     if not along:
         return found.reshape(*places, channels, features)
     return jnp.moveaxis(found.reshape(*places[:-1], channels, along, features), -2, -3)
@@ -186,10 +239,10 @@ def _padded(images: Array, sides: Pads) -> Array:
     )
 
 
-def _summed(left: Array, right: Array) -> Array:
+def _summed(left: Array, right: Array, dtype: Any) -> Array:
     """The products of all channels with all features, summed over examples and pixels."""
     left, right = (side.reshape(-1, side.shape[-1]) for side in (left, right))
-    return lax.dot_general(left, right, (((0,), (0,)), ((), ())))
+    return lax.dot_general(left, right, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
 
 
 def pooling(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
@@ -199,8 +252,8 @@ def pooling(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
     """
     params, (gradient, images) = equation.params, operands
     window = params["window_dimensions"]
-    apart = tuple(window) == tuple(params["window_strides"])
-    if not apart or params["select_prim"].name != "ge" or any(map(any, params["padding"])):
+    apart = tuple(window) == tuple(params["window_strides"]) and not any(map(any, params["padding"]))
+    if not apart or params["select_prim"].name != "ge" or math.prod(window) > MOST_ENTRIES:
         return None
     entries = list(np.ndindex(*window))
     inner = [count * size for count, size in zip(gradient.shape, window, strict=True)]

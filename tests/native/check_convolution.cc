@@ -74,6 +74,7 @@ int main() {
   check({2, 4, 4, 2, 2, 2, 10, 3, 2, -1, -1, 1, 1, 1}, 1);   // pixels cut off
   check({2, 3, 3, 2, 2, 2, 5, 8, 9, 3, 4, 1, 1, 1}, 1);      // windows beyond the image on every side
   check({2, 3, 2, 2, 1, 1, 5, 3, 2, 0, -5, 1, 1, 1}, 1);     // nothing of the image is seen
+  check({0, 3, 3, 2, 2, 2, 5, 2, 2, 0, 0, 1, 1, 1}, 1);      // no examples: the gradient is 0
   check({5, 6, 40, 40, 3, 3, 48, 6, 40, 1, 1, 1, 1, 1}, 2);  // many pixels, many channels
   for (int64_t features : {1, 15, 16, 31, 32, 64, 65}) check({2, 4, 5, 7, 3, 3, features, 4, 5, 1, 1, 1, 1, 1}, 1);
   std::printf("lanes %d: %d problems\n", lth::LANES, problems);

@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -26,6 +27,10 @@ struct Convolution {
   int64_t down, along;   // strides
   int64_t spread;        // pixels from one of the filters' rows to the next
 
+  bool empty() const {
+    return examples < 1 || height < 1 || width < 1 || reach() < 1 || rows < 1 || features < 1 || out_height < 1 ||
+           out_width < 1;
+  }
   int64_t reach() const { return columns * channels; }
   int64_t vectors() const { return (features + LANES - 1) / LANES; }
   int64_t padded() const { return vectors() * LANES; }
@@ -60,8 +65,16 @@ inline void in_parallel(int64_t blocks, const Helpers& helpers, F block) {
       for (int64_t b; (b = next.fetch_add(1)) < blocks; done.fetch_add(1)) block(b);
     }
   };
-  auto loop = std::make_shared<Loop>(block, blocks);
-  for (int64_t h = 0; h < least(helpers.count, blocks - 1); h++) helpers.start([loop] { loop->work(); });
+  std::shared_ptr<Loop> loop;
+  try {
+    loop = std::make_shared<Loop>(block, blocks);
+    for (int64_t h = 0; h < least(helpers.count, blocks - 1); h++) helpers.start([loop] { loop->work(); });
+  } catch (...) {  // no memory for helpers: those that there are will do
+  }
+  if (!loop) {
+    for (int64_t b = 0; b < blocks; b++) block(b);
+    return;
+  }
   loop->work();
   while (loop->done.load() < blocks) std::this_thread::yield();
 }
@@ -162,13 +175,17 @@ inline void filters_block(const Convolution& c, const float* seen, const float* 
 inline bool convolve(const Convolution& c, const float* images, const float* filters, float* outputs,
                      const Helpers& helpers) {
   thread_local Scratch scratch_filters;
+  if (c.empty()) {
+    std::fill_n(outputs, c.examples * c.out_height * c.out_width * c.features, 0.0f);
+    return true;
+  }
   const int64_t padded = c.padded();
-  float* wide = scratch_filters.at_least(c.rows * c.reach() * padded);
-  if (!wide) return false;
-  pad(filters, c.rows * c.reach(), c.features, padded, wide);
+  float* padded_filters = scratch_filters.at_least(c.rows * c.reach() * padded);
+  if (!padded_filters) return false;
+  pad(filters, c.rows * c.reach(), c.features, padded, padded_filters);
   const int64_t blocks = blocks_of(c.examples, 1);
   std::atomic<bool> enough{true};
-  in_parallel(blocks, helpers, [&, wide](int64_t block) {
+  in_parallel(blocks, helpers, [&, padded_filters](int64_t block) {
     thread_local Scratch scratch_seen, scratch_out;
     float* seen = scratch_seen.at_least(c.seen_rows(1) * c.seen_width());
     float* out = scratch_out.at_least(c.out_width * padded);
@@ -182,7 +199,7 @@ inline bool convolve(const Convolution& c, const float* images, const float* fil
         float* to = outputs + (e * c.out_height + y) * c.out_width * c.features;
         float* row = padded == c.features ? to : out;
         for_blocks(c.vectors(), c.out_width, [&](auto V, auto P, int64_t v, int64_t p) {
-          pixels_block<V, P>(c, seen + p * c.along * c.channels, wide + v * LANES, row + p * padded + v * LANES);
+          pixels_block<V, P>(c, seen + p * c.along * c.channels, padded_filters + v * LANES, row + p * padded + v * LANES);
         });
         if (row == out)
           for (int64_t p = 0; p < c.out_width; p++)
@@ -200,16 +217,16 @@ inline bool add_gradient(const Convolution& c, const float* images, const float*
   const int64_t fit = 4096 / (c.out_width * padded);  // with what they see, in the nearest cache
   const int64_t at_once = fit < 1 ? 1 : least(fit, c.out_height);
   float* seen = scratch_seen.at_least(c.seen_rows(at_once) * c.seen_width());
-  float* wide = scratch_dy.at_least(at_once * c.out_width * padded);
-  if (!seen || !wide) return false;
+  float* padded_dy = scratch_dy.at_least(at_once * c.out_width * padded);
+  if (!seen || !padded_dy) return false;
   for (int64_t e = first; e < end; e++)
     for (int64_t y = 0; y < c.out_height; y += at_once) {
       const int64_t some = least(at_once, c.out_height - y);
       see(c, images + e * c.height * c.width * c.channels, y, some, seen);
       const float* d = dy + (e * c.out_height + y) * c.out_width * c.features;
       if (padded != c.features) {
-        pad(d, some * c.out_width, c.features, padded, wide);
-        d = wide;
+        pad(d, some * c.out_width, c.features, padded, padded_dy);
+        d = padded_dy;
       }
       for (int64_t a = 0; a < c.rows; a++)
         for_blocks(c.vectors(), reach, [&](auto V, auto M, int64_t v, int64_t m) {
@@ -224,6 +241,10 @@ inline bool add_gradient(const Convolution& c, const float* images, const float*
 inline bool gradient_of_filters(const Convolution& c, const float* images, const float* dy, float* dfilters,
                                 const Helpers& helpers) {
   thread_local Scratch scratch;
+  if (c.empty()) {
+    std::fill_n(dfilters, c.rows * c.reach() * c.features, 0.0f);
+    return true;
+  }
   const int64_t padded = c.padded(), rows = c.rows * c.reach(), size = rows * padded;
   const int64_t blocks = blocks_of(c.examples, size);
   float* sums = scratch.at_least(blocks * size);

@@ -15,7 +15,7 @@ static lth::Columns columns(Floats& values, Whole& start, Whole& index, int64_t 
 
 static ffi::Error done(bool enough_memory) {
   if (enough_memory) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a sparse product");
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a product's scratch");
 }
 
 static ffi::Error Forward(Floats x, Floats values, Whole start, Whole index, ffi::Result<Floats> y,
@@ -46,22 +46,26 @@ static lth::Helpers helpers(ffi::ThreadPool& pool) {
   return {pool.num_threads() - 1, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
 }
 
+static lth::Convolution convolution(Floats& x, ffi::Span<const int64_t> w, ffi::Span<const int64_t> y, Numbers by) {
+  const auto size = x.dimensions();
+  lth::Convolution c{};
+  c.examples = size[0], c.height = size[1], c.width = size[2], c.channels = size[3];
+  c.rows = w[0], c.columns = w[1], c.features = w[3];
+  c.out_height = y[1], c.out_width = y[2];
+  c.top = by[0], c.left = by[1], c.down = by[2], c.along = by[3], c.spread = by[4];
+  return c;
+}
+
 static ffi::Error Convolve(ffi::ThreadPool pool, Floats images, Floats filters, ffi::Result<Floats> outputs,
                            Numbers geometry) {
-  const auto x = images.dimensions(), w = filters.dimensions(), y = outputs->dimensions();
-  const lth::Convolution c{x[0], x[1], x[2], x[3], w[0], w[1], w[3],
-                           y[1], y[2], geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
-  return done(lth::convolve(c, images.typed_data(), filters.typed_data(), outputs->typed_data(),
-                            helpers(pool)));
+  const lth::Convolution c = convolution(images, filters.dimensions(), outputs->dimensions(), geometry);
+  return done(lth::convolve(c, images.typed_data(), filters.typed_data(), outputs->typed_data(), helpers(pool)));
 }
 
 static ffi::Error Filters(ffi::ThreadPool pool, Floats images, Floats dy, ffi::Result<Floats> dfilters,
                           Numbers geometry) {
-  const auto x = images.dimensions(), y = dy.dimensions(), w = dfilters->dimensions();
-  const lth::Convolution c{x[0], x[1], x[2], x[3], w[0], w[1], w[3],
-                           y[1], y[2], geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
-  return done(lth::gradient_of_filters(c, images.typed_data(), dy.typed_data(), dfilters->typed_data(),
-                                       helpers(pool)));
+  const lth::Convolution c = convolution(images, dfilters->dimensions(), dy.dimensions(), geometry);
+  return done(lth::gradient_of_filters(c, images.typed_data(), dy.typed_data(), dfilters->typed_data(), helpers(pool)));
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_convolve, Convolve,
