@@ -7,13 +7,15 @@ written aside and renamed. Beside the results, ``results.nc.sha256`` has the dig
 run must have; report, claims and figures are made anew at every start.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import json
 import operator
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from lth_jax.errors import InputError, warn
-from lth_jax.runs import storage
+from lth_jax.errors import InputError, StorageError, require, warn
+from lth_jax.runs import foreign, storage
 from lth_jax.runs.config import to_json
 from lth_jax.runs.storage import write_text, write_whole
 
@@ -114,21 +116,36 @@ def load(path: Path) -> xr.Dataset:
     """Read ``results.nc`` into memory.
 
     Raises:
-      InputError: it is missing or damaged.
+      InputError: it is missing, damaged, or claims arrays far larger than the file.
     """
-    try:
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
+    require(path.exists(), f"{path}: no such file")
+    with understood(path):
         if not _digest_path(path).exists():
             warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
+            foreign.check(path)
         elif _listed(path).get(path.name) != storage.of_file(path):
             raise InputError(f"{path} is damaged: {path.name} is not what was written")
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read as results: {error}") from None
+        foreign.check_arrays(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a file has that is none of ours
+            with xr.open_dataset(path, engine="netcdf4") as dataset:
+                return dataset.load()
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """The block makes something of a results file, which may hold anything.
+
+    Raises:
+      InputError: whatever a library says of damaged bytes or of arrays that are no run's, in a line.
+    """
+    try:
+        yield
+    except (InputError, StorageError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(f"{path} cannot be read as results: {said}") from None
 
 
 def finished(path: Path) -> xr.Dataset | None:
