@@ -27,10 +27,11 @@ from safetensors.numpy import save
 from lth_jax.analysis import ticket_checks
 from lth_jax.errors import InputError, require
 from lth_jax.places import user_path
+from lth_jax.runs.results import TICKETS as TICKETS
 from lth_jax.runs.storage import write_text, write_whole
 from lth_jax.tickets.masks import path_names
 
-TICKETS = "tickets.npz"
+CARD = "card.json"
 HALVES = "bfloat16"
 """In a file of tickets: the names of the arrays that are bfloat16, stored as uint16."""
 
@@ -281,15 +282,15 @@ def save_ticket(
     tensors |= {
         f"collections/{name}": np.asarray(leaf, order="C") for name, leaf in (collections or {}).items()
     }
-    path, text = Path(path), json.dumps(card, indent=2)
+    path, text = user_path(path), json.dumps(card, indent=2)
     content = save(tensors, metadata={"format": "np", "card": text})
     write_whole(path, lambda aside: aside.write_bytes(content))
     write_text(card_path(path), text + "\n")
 
 
 def card_path(path: Path) -> Path:
-    """The JSON card beside a ticket: ``kept0.80.safetensors`` has ``kept0.80.json``, ``kept0.80`` too."""
-    return path.with_name(path.name.removesuffix(".safetensors") + ".json")
+    """Where a ticket's card is: ``a.npz`` has ``a.npz.json`` beside it, a folder its ``card.json``."""
+    return path / CARD if path.is_dir() else path.with_name(f"{path.name}.json")
 
 
 def load_ticket(path: str | Path) -> SavedTicket:

@@ -88,7 +88,7 @@ def run(parsed: argparse.Namespace) -> None:
     which = f"-{re.sub('[:/]', '-', parsed.network)}-trained" if parsed.trained else ""
     ending = ticket_formats.ENDINGS.get(parsed.format, ".safetensors")
     name = f"seed-{seed}-level-{level}{which}{ending}"
-    path = folder / "tickets" / name if parsed.out is None else user_path(parsed.out)
+    path = folder / results.EXPORTED / name if parsed.out is None else user_path(parsed.out)
     check_printable([str(path)])
     format = ticket_formats.check_name(path, parsed.format)
     require(not parsed.masks or format == "pytorch", "--masks: goes with --format pytorch")
@@ -297,4 +297,4 @@ def said(card: Mapping[str, Any], path: Path) -> list[str]:
             )
     if card.get("file", {}).get("layout") == "pytorch":
         lines += pytorch.said(card["file"])
-    return [*lines, f"ticket: {path}", f"card: {ticket_formats.card_path(path)}"]
+    return [*lines, f"ticket: {path}", f"card: {ticket_files.card_path(path)}"]

@@ -30,7 +30,9 @@ from lth_jax.runs.config import to_json
 from lth_jax.runs.storage import write_text, write_whole
 
 CONFIG, DATA, RESULTS, CLAIMS, REPORT = "config.json", "data.json", "results.nc", "claims.csv", "report.md"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"
+CHECKPOINTS, FIGURES, LOG = "checkpoints", "figures", "log.jsonl"
+TICKETS, EXPORTED = "tickets.npz", "tickets"
+"""A sweep's masks, and the folder of the tickets that are taken out of it."""
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
 
 
@@ -107,7 +109,7 @@ def save(dataset: xr.Dataset, path: Path, beside: Sequence[str] = ()) -> None:
         path.unlink(missing_ok=True)
         others = [path.with_name(name) for name in beside if path.with_name(name).exists()]
         own = f"{storage.of_file(aside)}  {path.name}\n"
-        write_text(_digest_path(path), own + storage.listing(path.parent, others))
+        write_text(digest_path(path), own + storage.listing(path.parent, others))
 
     write_whole(path, write)
 
@@ -120,8 +122,8 @@ def load(path: Path) -> xr.Dataset:
     """
     require(path.exists(), f"{path}: no such file")
     with understood(path):
-        if not _digest_path(path).exists():
-            warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
+        if not digest_path(path).exists():
+            warn(f"{path} has no {digest_path(path).name} beside it: read without a check")
             foreign.check(path)
         elif _listed(path).get(path.name) != storage.of_file(path):
             raise InputError(f"{path} is damaged: {path.name} is not what was written")
@@ -175,11 +177,12 @@ def problems(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _listed(path: Path) -> dict[str, str]:
     """The digests beside some results, by their files' names."""
-    beside = _digest_path(path)
+    beside = digest_path(path)
     return storage.by_name(beside.read_text(encoding="utf-8", errors="replace")) if beside.exists() else {}
 
 
-def _digest_path(path: Path) -> Path:
+def digest_path(path: Path) -> Path:
+    """Where the digests beside some results are."""
     return path.with_name(path.name + ".sha256")
 
 
