@@ -60,8 +60,9 @@ def test_a_sweep_in_half_precision_is_saved_shown_and_resumed(place, call, monke
             call(*line, "--out", "stopped")
     capsys.readouterr()
     assert "report: stopped/report.md" in call(*line, "--out", "stopped")
-    one, other = (xr.load_dataset(place / name / "results.nc") for name in ("whole", "stopped"))
-    xr.testing.assert_equal(*(each.drop_vars("seconds", errors="ignore") for each in (one, other)))
+    found = [xr.load_dataset(place / name / "results.nc") for name in ("whole", "stopped")]
+    one, other = (each.drop_vars("seconds", errors="ignore") for each in found)
+    xr.testing.assert_equal(one, other)
     both = [ticket_files.read_trained(place / name / "tickets.npz", 2, 1) for name in ("whole", "stopped")]
     assert_equal(*both)
     assert both[0][0]["Dense_0/kernel"].dtype == jnp.bfloat16
