@@ -10,12 +10,14 @@ import pkgutil
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from sphinx.cmd.build import build_main
 
 import lth_jax
+from lth_jax.places import user_path
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -101,8 +103,14 @@ def build(folder: Path) -> None:
     (folder / "index.html").write_text(REDIRECT, encoding="utf-8")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
+def main(arguments: Sequence[str]) -> None:
+    """Write the site into the folder that is named."""
+    if len(arguments) != 1:
         sys.exit("usage: python -m docs.site FOLDER")
-    build(Path(sys.argv[1]))
-    print(Path(sys.argv[1]) / "index.html")
+    chosen = user_path(arguments[0])
+    build(chosen)
+    print(chosen / "index.html")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

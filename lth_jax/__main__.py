@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 
@@ -39,4 +40,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:  # python -m looks into the working folder first: its json.py is not ours
+        del sys.path[0]
     main()

@@ -221,7 +221,7 @@ def test_flags_are_the_task_that_they_say(place, call):
     for name in ("test_loss", "train_loss"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
     call("export", "flags", "--seed", "7", "--level", "1")
-    card = json.loads((place / "flags" / "tickets" / "seed-7-level-1.json").read_text())
+    card = json.loads((place / "flags" / "tickets" / "seed-7-level-1.safetensors.json").read_text())
     assert card["normalization"]["mean"] == mean.tolist()
 
 

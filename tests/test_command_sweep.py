@@ -215,7 +215,7 @@ def test_a_module_with_batch_statistics_is_rewound_to_a_step_too(place, call):
 
 def test_a_card_says_what_the_ticket_is(place, tmp_path):
     _, mask, card = lth_jax.load_ticket(place / "new" / "ticket.safetensors")
-    assert card == json.loads((place / "new" / "ticket.json").read_text())
+    assert card == json.loads((place / "new" / "ticket.safetensors.json").read_text())
     assert card["weights"] == {
         "hidden_0/kernel": {"kept": 4014, "of": 6272},
         "output/kernel": {"kept": 51, "of": 80},

@@ -2,7 +2,7 @@
 
 A *run* is one seed's way through all levels. What is compiled is a setting, of which there are few; every
 setting is played with several drawn :class:`Numbers`, each with several seeds. What is disturbed is stopped
-and resumed, beside other seeds, on two devices; what is not is one seed alone on one device.
+and resumed, on two devices; what is not runs through on one, all seeds together, and one of them alone.
 """
 
 import contextlib
@@ -247,7 +247,7 @@ def on_one_device():
 
 
 def check_same(found, alone, seed):
-    """One seed of many has the bits that it has alone."""
+    """A seed has the same bits in both searches."""
     one, other = (tickets.results.sel(seed=[seed]) for tickets in (found, alone))
     xr.testing.assert_identical(one, other)
     for level in range(LEVELS):
@@ -279,13 +279,14 @@ def test_random_runs_keep_what_is_counted_and_are_the_same_if_disturbed(name, ta
             assert checkpoints.numbers(Path(folder) / "checkpoints")[0] == chosen.stop
             found = find(chosen.seeds, folder)
         with on_one_device():
-            alone = find((seed,))
+            undisturbed, alone = find(chosen.seeds), find((seed,))
         assert dict(found.results.sizes)["seed"] == SEEDS
         check_counts(found.results, chosen)
         for each in chosen.seeds:
             check_zeros(found, each)
             if "dynamic" not in setting.options:
                 check_masks(found, each, setting, chosen)
+            check_same(found, undisturbed, each)
         check_same(found, alone, seed)
         played.add(chosen)
 

@@ -41,7 +41,7 @@ def damage(path):
 def test_damaged_results_are_named_and_counted_nowhere(copies, tmp_path, monkeypatch, capsys):
     damage(copies / "deep/other/results.nc")
     code, printed = report(monkeypatch, capsys, "--out", tmp_path / "out", "--results", copies)
-    assert code == 1
+    assert code == 2
     line = "results.nc is damaged: results.nc is not what was written"
     assert printed.splitlines() == [f"error: deep/other: {line}"]
     html = (tmp_path / "out/report.html").read_text(encoding="utf-8")

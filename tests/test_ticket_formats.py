@@ -17,7 +17,7 @@ from sweeps import TINY, make_place
 
 import lth_jax
 from lth_jax import models, networks
-from lth_jax.analysis import layouts, pytorch
+from lth_jax.analysis import layouts, pytorch, ticket_files
 from lth_jax.analysis import ticket_formats as formats
 from lth_jax.analysis.ticket_files import flat
 from lth_jax.errors import InputError
@@ -100,7 +100,7 @@ def test_a_twin_with_channels_first_answers_the_same(tmp_path, kind, masks):
     norm = [f"flat_norm.{name}" for name in ("bias", "running_mean", "running_var", "weight")]
     assert sorted(card["file"]["reordered"]) == [*norm, "hidden.weight"]
     assert card["file"]["unordered"] == card["file"]["kept"] == []
-    assert card == json.loads((tmp_path / "a.json").read_text())
+    assert card == json.loads((tmp_path / "a.safetensors.json").read_text())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -275,13 +275,13 @@ def test_every_file_has_a_card_of_its_own(tmp_path):
     weights, mask = {"a": {"kernel": np.ones((2, 2), "f")}}, {"a": {"kernel": np.eye(2, dtype=bool)}}
     for name in ("t.safetensors", "t", "t.npz", "u0.8", "u0.9"):
         card = lth_jax.export_ticket(tmp_path / name, weights, mask, card={"name": name})
-        found = json.loads(formats.card_path(tmp_path / name).read_text())
+        found = json.loads(ticket_files.card_path(tmp_path / name).read_text())
         assert found == card
         assert found["name"] == name
     assert found["bytes"] == {"dense": 16, "csr": 28, "bcoo": 24}
     np.testing.assert_array_equal(lth_jax.load_ticket(tmp_path / "u0.9").params["a"]["kernel"], np.eye(2))
     cards = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")}
-    assert {"t.json", "t/card.json", "t.npz.json", "u0.8.json", "u0.9.json"} <= cards
+    assert {"t.safetensors.json", "t/card.json", "t.npz.json", "u0.8.json", "u0.9.json"} <= cards
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ WANTED = ("export", "run", "--seed", "7", "--level", "1")
 def test_a_trained_ticket_in_pytorchs_layout_is_as_accurate_as_its_card_says(place, call):
     printed = call(*WANTED, "--trained", "--format", "pytorch")
     path = place / "run" / "tickets" / "seed-7-level-1-ticket-trained.pytorch.safetensors"
-    card = json.loads(path.with_name("seed-7-level-1-ticket-trained.pytorch.json").read_text())
+    card = json.loads(path.with_name("seed-7-level-1-ticket-trained.pytorch.safetensors.json").read_text())
     assert f"ticket: {path.relative_to(place)}" in printed
     assert "in the order of nn.Flatten, channels first: Dense_0.weight" in printed
     state, test = load_file(path), lth_jax.splits(lth_jax.data.load("mnist", place / "DIGITS"))[1]
@@ -367,7 +367,7 @@ def test_a_trained_ticket_in_pytorchs_layout_is_as_accurate_as_its_card_says(pla
 
 
 def test_a_start_leaves_in_every_format_with_a_card_each(place, call, refused):
-    cards = {"a.safetensors": "a.json", "b.npz": "b.npz.json", "c": "c/card.json"}
+    cards = {"a.safetensors": "a.safetensors.json", "b.npz": "b.npz.json", "c": "c/card.json"}
     for name, card in cards.items():
         assert f"card: {card}" in call(*WANTED, "--out", name)
         found = json.loads((place / card).read_text())

@@ -35,11 +35,11 @@ class Places(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page and the summary; exit codes as in ``exits``, and 1 if some run could not be read."""
+    """Write the page and the summary; exit codes as in ``exits``: also 2 if some run could not be read."""
     with exits.exit_on_error():
         runs = run(arguments)
     if broken := [run for run in runs if run.problem]:
-        fail("; ".join(f"{run.place}: {run.problem}" for run in broken), 1)
+        fail("; ".join(f"{run.place}: {run.problem}" for run in broken))
 
 
 def run(arguments: Sequence[str]) -> list[gather.Run]:

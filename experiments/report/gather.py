@@ -24,7 +24,7 @@ from lth_jax.errors import InputError, require
 from lth_jax.runs import results
 
 PACKAGE = Path(__file__).parents[1]
-DIGEST = f"{results.RESULTS}.sha256"
+DIGEST = results.digest_path(Path(results.RESULTS)).name
 
 
 class Picture(NamedTuple):
@@ -109,6 +109,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
     """A run by its experiment's own words, claims judged from its arrays."""
     verdicts = tuple(experiment.claims(measured))
     pictures, unreadable = read_pictures(folder / results.FIGURES, experiment.name)
+    judged = experiment.name != "sweep"  # which makes no claims, and writes none
     undigested = [] if (folder / DIGEST).exists() else [f"{DIGEST} is missing: read without a check"]
     variant = experiment.variant(measured)
     return Run(
@@ -123,7 +124,7 @@ def describe(experiment: cli.Experiment, measured: xr.Dataset, folder: Path, pla
         verdicts=verdicts,
         alternatives=experiment.alternatives(measured),
         pictures=pictures,
-        remarks=(*undigested, *unreadable, *outdated(verdicts, folder / results.CLAIMS)),
+        remarks=(*undigested, *unreadable, *(outdated(verdicts, folder / results.CLAIMS) if judged else ())),
     )
 
 

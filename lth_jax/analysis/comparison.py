@@ -112,6 +112,12 @@ def _load(run: str | Path, variable: str) -> Loaded:
     file = path / results.RESULTS if path.is_dir() else path
     require(file.exists(), f"{path}: no run; expected a folder with a {results.RESULTS}")
     measured = results.load(file)
+    with results.understood(file):
+        return _chosen(path, file, measured, variable)
+
+
+def _chosen(path: Path, file: Path, measured: xr.Dataset, variable: str) -> Loaded:
+    """The variable of the tickets that is compared, and what they keep."""
     require(variable in measured and "kept" in measured, f"{path}: has no {variable} with the weights kept")
     values, kept = measured[variable], measured["kept"]
     values, kept = (
@@ -126,6 +132,10 @@ def _load(run: str | Path, variable: str) -> Loaded:
     )
     fits = set(values.dims) == {"seed", "level"} and "level" in kept.dims and values.dtype.kind in "fiub"
     require(fits, f"{path}: {variable} has no seeds and levels")
+    for name in ("seed", "level"):
+        labels = values[name]
+        whole = labels.dtype.kind in "iu" and len(set(labels.values.tolist())) == labels.size
+        require(whole, f"{path}: its {name}s are no different whole numbers")
     sizes = kept.mean([dim for dim in kept.dims if dim != "level"]).values
     return Loaded(file.parent, measured, values.transpose("seed", "level").astype(float), sizes)
 
@@ -194,12 +204,16 @@ def overlaps(one: Path, other: Path, seeds: Sequence[int], levels: np.ndarray) -
       levels: ``[2, size]``, the levels that belong together.
 
     Raises:
-      InputError: a file of tickets is damaged.
+      InputError: a file of tickets is damaged, or has fewer levels than its run.
     """
     paths = [folder / ticket_files.TICKETS for folder in (one, other)]
     if not seeds or not all(path.exists() for path in paths):
         return xr.Dataset()
     masks = [ticket_files.read_packed(path, seeds) for path in paths]
+    for path, mask, at in zip(paths, masks, levels, strict=True):
+        least = min((bits.shape[1] for bits in mask.bits.values()), default=0)
+        there = not mask.bits or (at.min() >= 0 and at.max() < least)
+        require(bool(there), f"{path} is damaged: it has no level {at.max()} of its run")
     if masks[0].shapes != masks[1].shapes:
         return xr.Dataset()
     both = either = shared = union = np.zeros(())

@@ -14,6 +14,7 @@ import numpy as np
 
 from lth_jax.errors import require
 from lth_jax.initializers import Scheme
+from lth_jax.places import user_path
 from lth_jax.runs.storage import write_whole
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def save(figure: "Figure", path: str | Path) -> Path:
     """
     import matplotlib
 
-    path = Path(path)
+    path = user_path(path)
     kind = path.suffix.lstrip(".").lower()
     require(kind in FORMATS, f"{path}: figures are written as {', '.join(FORMATS)}")
     with matplotlib.rc_context(TEXT), warnings.catch_warnings():

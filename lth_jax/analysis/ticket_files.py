@@ -11,7 +11,6 @@ pruned ones 0, ``mask/LAYER/kernel`` bools, True is kept; and a card, in its met
 
 import hashlib
 import json
-import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,14 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lth_jax.analysis import ticket_checks
 from lth_jax.errors import InputError, require
 from lth_jax.places import user_path
+from lth_jax.runs.results import TICKETS as TICKETS
 from lth_jax.runs.storage import write_text, write_whole
 from lth_jax.tickets.masks import path_names
 
-TICKETS = "tickets.npz"
+CARD = "card.json"
 HALVES = "bfloat16"
 """In a file of tickets: the names of the arrays that are bfloat16, stored as uint16."""
 
@@ -146,6 +147,8 @@ def read(path: Path, seed: int, level: int, draw: Callable[[int], Flat]) -> tupl
     run = _run(stored, seed)
     mask = _mask(stored, run, level)
     start = _start(stored, run, level, lambda: draw(seed), path)
+    shapes = [{name: leaf.shape for name, leaf in leaves.items()} for leaves in (start, mask)]
+    require(shapes[0] == shapes[1], f"{path} is damaged: its masks are not of the shapes of its weights")
     return {name: np.where(mask[name], leaf, leaf.dtype.type(0)) for name, leaf in start.items()}, mask
 
 
@@ -187,7 +190,7 @@ def _mask(stored: Flat, run: int, level: int) -> Flat:
     for name, shape in _below(stored, "shape").items():
         packed = stored.get(f"mask/{name}")
         if packed is None:
-            mask[name] = np.ones(shape, bool)
+            mask[name] = np.broadcast_to(np.ones((), bool), tuple(shape))  # no memory for what is not there
             continue
         if not 0 <= level < packed.shape[1]:
             raise InputError(f"--level {level}: the run has 0 to {packed.shape[1] - 1}")
@@ -221,24 +224,14 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             for member in file.zip.infolist():  # type: ignore[union-attr]
-                _check_size(file.zip, member)  # type: ignore[arg-type]
+                ticket_checks.check_size(file.zip, member, path.stat().st_size)  # type: ignore[arg-type]
             stored = {name: file[name] for name in file.files}
-        if missing := {"seed", "digest", "kept_levels", "networks", "rewinds"} - stored.keys():
-            raise ValueError(f"{min(missing)} is missing")
         halves = stored.pop(HALVES, np.asarray([], str)).tolist()
-        return stored | {name: stored[name].view(jnp.bfloat16) for name in halves}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        stored |= {name: stored[name].view(jnp.bfloat16) for name in halves}
+        ticket_checks.check_arrays(stored)
+        return stored
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
-
-
-def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raise ``ValueError`` unless an array is as long as it says: NumPy would allocate what it says."""
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        shape, _, dtype = header[min(version[0], 2)](file)
-        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-            raise ValueError(f"{member.filename} is no array of {shape}")
 
 
 def _run(stored: Flat, seed: int) -> int:
@@ -257,7 +250,11 @@ def _below(stored: Flat, kind: str) -> dict[str, np.ndarray]:
 def _start(stored: Flat, run: int, level: int, draw: Callable[[], Flat], path: Path) -> Flat:
     """Where a level starts, before it is masked."""
     if level > 0 and not stored["rewinds"]:
-        before = stored["kept_levels"].tolist().index(level - 1)
+        levels = stored["kept_levels"].tolist()
+        require(
+            level - 1 in levels, f"{path} is damaged: it lacks the weights that level {level} starts from"
+        )
+        before = levels.index(level - 1)
         return {name: leaf[run, before, 0] for name, leaf in _below(stored, "weights/params").items()}
     if level > 0 and (rewind_to := _below(stored, "rewind_to")):
         return {name: leaf[run] for name, leaf in rewind_to.items()}
@@ -285,15 +282,15 @@ def save_ticket(
     tensors |= {
         f"collections/{name}": np.asarray(leaf, order="C") for name, leaf in (collections or {}).items()
     }
-    path, text = Path(path), json.dumps(card, indent=2)
+    path, text = user_path(path), json.dumps(card, indent=2)
     content = save(tensors, metadata={"format": "np", "card": text})
     write_whole(path, lambda aside: aside.write_bytes(content))
     write_text(card_path(path), text + "\n")
 
 
 def card_path(path: Path) -> Path:
-    """The JSON card beside a ticket: ``kept0.80.safetensors`` has ``kept0.80.json``, ``kept0.80`` too."""
-    return path.with_name(path.name.removesuffix(".safetensors") + ".json")
+    """Where a ticket's card is: ``a.npz`` has ``a.npz.json`` beside it, a folder its ``card.json``."""
+    return path / CARD if path.is_dir() else path.with_name(f"{path.name}.json")
 
 
 def load_ticket(path: str | Path) -> SavedTicket:

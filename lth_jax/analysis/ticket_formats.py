@@ -13,8 +13,8 @@ In a ``csr`` file ``params/LAYER/kernel/data``, ``…/indices``, ``…/indptr`` 
 What has fewer than two axes is there as it is. NumPy's files know no bfloat16: such weights become float32,
 exactly.
 
-Every ticket has one card, beside its file and called as it is: ``a.npz`` has ``a.npz.json``,
-``a.safetensors`` has ``a.json``, a folder its ``card.json``.
+Every ticket has one card, beside its file and called as it is, with ``.json`` behind it: ``a.npz.json``,
+``a.safetensors.json``; in a folder it is ``card.json``.
 """
 
 import importlib
@@ -30,7 +30,7 @@ from jaxtyping import PyTree
 from safetensors.numpy import save
 
 from lth_jax.analysis import pytorch, sparsity, ticket_files
-from lth_jax.analysis.ticket_files import Flat, flat, nested
+from lth_jax.analysis.ticket_files import CARD, Flat, card_path, flat, nested
 from lth_jax.errors import InputError, require
 from lth_jax.models import as_network
 from lth_jax.places import user_path
@@ -43,7 +43,6 @@ SUFFIXES = {".safetensors": ("safetensors", "pytorch"), ".pt": ("pytorch",), ".n
 """What a file of such a name may be, the first of them unless another is asked for."""
 ENDINGS = {"safetensors": ".safetensors", "pytorch": ".pytorch.safetensors", "orbax": "", "csr": ".npz"}
 """What a ticket's file of a format ends in where nobody has named it."""
-CARD = "card.json"
 
 
 class Contents(NamedTuple):
@@ -236,11 +235,3 @@ def _with_card(path: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """Write the card beside a file."""
     write_text(card_path(path), json.dumps(card, indent=2) + "\n")
     return dict(card)
-
-
-def card_path(path: Path) -> Path:
-    """Where a ticket's card is: ``a.npz`` has ``a.npz.json``, ``a.safetensors`` has ``a.json``."""
-    if path.is_dir():
-        return path / CARD
-    known = path.suffix.lower() in (".pt", ".npz")
-    return path.with_name(f"{path.name}.json") if known else ticket_files.card_path(path)

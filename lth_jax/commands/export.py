@@ -88,14 +88,16 @@ def run(parsed: argparse.Namespace) -> None:
     which = f"-{re.sub('[:/]', '-', parsed.network)}-trained" if parsed.trained else ""
     ending = ticket_formats.ENDINGS.get(parsed.format, ".safetensors")
     name = f"seed-{seed}-level-{level}{which}{ending}"
-    path = folder / "tickets" / name if parsed.out is None else user_path(parsed.out)
+    path = folder / results.EXPORTED / name if parsed.out is None else user_path(parsed.out)
     check_printable([str(path)])
     format = ticket_formats.check_name(path, parsed.format)
     require(not parsed.masks or format == "pytorch", "--masks: goes with --format pytorch")
     measured = results.load(folder / results.RESULTS)
-    chosen = configuration(measured, folder)
-    image_shape = json.loads(measured.attrs["image_shape"])
-    model = build.make_model(chosen, image_shape, int(measured.attrs["classes"]))
+    with results.understood(folder / results.RESULTS):
+        chosen = configuration(measured, folder)
+        image_shape = json.loads(measured.attrs["image_shape"])
+        classes = int(measured.attrs["classes"])
+    model = build.make_model(chosen, image_shape, classes)
     stored, saved = folder / ticket_files.TICKETS, {}
     require(parsed.trained or parsed.network == "ticket", "--network: goes with --trained")
     changed = chosen.sparse_training != STATIC
@@ -115,7 +117,11 @@ def run(parsed: argparse.Namespace) -> None:
             }
     else:
         params, mask = ticket_files.read(stored, seed, level, sweep.drawer(model))
-    card = make_card(measured, seed, level, (params, mask), parsed.network, parsed.trained)
+    check_tree(model, params, mask, stored)
+    with results.understood(folder / results.RESULTS):
+        if parsed.network == "ticket":
+            check_counts(measured, seed, level, mask, stored)
+        card = make_card(measured, seed, level, (params, mask), parsed.network, parsed.trained)
     card["multiply_adds"] = count(model, mask)
     if parsed.measure:
         collections = model.initial(stream(seed, "init"))[1]
@@ -152,6 +158,33 @@ def configuration(measured: xr.Dataset, folder: Path) -> Config:
     require(not unknown, f"{folder}: written by another version ({', '.join(sorted(unknown))} differ)")
     as_fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in written.items()}
     return Config(**as_fields)
+
+
+def check_tree(model: build.Model, params: Flat, mask: Flat, stored: Path) -> None:
+    """Refuse weights and masks that are not of the model's parameters.
+
+    Raises:
+      InputError: the message names the file, and the first of them.
+    """
+    tree, _ = jax.eval_shape(model.initial, jax.random.key(0))
+    wanted = {name: leaf.shape for name, leaf in ticket_files.flat(tree).items()}
+    for leaves in (params, mask):
+        for name in sorted({*wanted, *leaves}):
+            fits = name in leaves and wanted.get(name) == leaves[name].shape
+            require(fits, f"{stored}: {name[:80]} is no parameter of the model, or of another shape")
+
+
+def check_counts(measured: xr.Dataset, seed: int, level: int, mask: Flat, stored: Path) -> None:
+    """Refuse masks that keep other numbers of weights than the results say: one that is missing keeps all.
+
+    Raises:
+      InputError: the message names the file, and the first of them.
+    """
+    kept = measured["kept_weights"].sel(seed=seed, level=level)
+    kept = kept.sel(network="ticket") if "network" in kept.dims else kept
+    for name, count in zip(measured["layer"].values.tolist(), kept.values.tolist(), strict=True):
+        same = name in mask and int(mask[name].sum()) == count
+        require(same, f"{stored} is damaged: its mask of {name[:80]} is not the one of the results")
 
 
 def make_card(
@@ -264,4 +297,4 @@ def said(card: Mapping[str, Any], path: Path) -> list[str]:
             )
     if card.get("file", {}).get("layout") == "pytorch":
         lines += pytorch.said(card["file"])
-    return [*lines, f"ticket: {path}", f"card: {ticket_formats.card_path(path)}"]
+    return [*lines, f"ticket: {path}", f"card: {ticket_files.card_path(path)}"]

@@ -33,6 +33,8 @@ ROWS = ("level", "epoch", "iteration", "units", "depth", "layer")
 CURVES = ("epoch", "iteration", "share")
 PERCENT = ("accuracy", "error_barrier", "agreement")
 """What variables that are fractions end in."""
+OURS = ("column", "replicate")
+"""What :func:`arranged` calls its own dimensions."""
 REPLICATES = ("seed", "training_seed", "trial", "network", "draw")
 """Dimensions that are averaged over, the first of them that a variable has."""
 TABLES = ("text", "csv", "latex")
@@ -83,19 +85,21 @@ def run(parsed: argparse.Namespace) -> None:
     path = user_path(parsed.folder)
     path = path / results.RESULTS if path.is_dir() else path
     measured, console = results.load(path), tables.console()
-    name = choose(measured, parsed.variable)
-    title, header, rows = make_table(measured, name)
-    origin = [str(measured.attrs[key]) for key in ("experiment", "model") if key in measured.attrs]
-    line = ", ".join([*origin, tables.attributes_line(measured)])
-    paths = draw_into(parsed, {name: lambda: draw(measured, name)})
+    with results.understood(path):
+        name = choose(measured, parsed.variable)
+        title, header, rows = make_table(measured, name)
+        numbers = make_numbers(measured, name)
+        origin = [str(measured.attrs[key]) for key in ("experiment", "model") if key in measured.attrs]
+        line = ", ".join([*origin, tables.attributes_line(measured)])
+        notes = [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]
+        paths = draw_into(parsed, {name: lambda: draw(measured, name)})
     if parsed.open and not paths:
         paths = sorted((path.parent / results.FIGURES).glob("*.png"))
         require(
             bool(paths), f"--open: {path.parent / results.FIGURES} has no figures; draw with --figures DIR"
         )
-    notes = [*tables.diverged_lines(measured), *tables.collapsed_lines(measured)]
     if parsed.table == "csv":
-        print(tables.csv_text(*make_numbers(measured, name)), end="")
+        print(tables.csv_text(*numbers), end="")
     elif parsed.table == "latex":
         print(*tables.latex_lines(header, rows, [line.strip(", "), title, *notes]), sep="\n")
     else:
@@ -127,8 +131,14 @@ def choose(measured: xr.Dataset, named: str | None) -> str:
 
 
 def arranged(measured: xr.Dataset, name: str) -> xr.DataArray:
-    """A variable as ``[row, column, seed]``; rows keep their dimension's name."""
+    """A variable as ``[row, column, replicate]``; rows keep their dimension's name.
+
+    Raises:
+      InputError: it is empty, or has a dimension that is called as ours are.
+    """
     values = measured[name]
+    for dim in OURS:
+        require(dim not in values.dims, f"--variable {name}: cannot be shown with a dimension called {dim}")
     require(values.size > 0, f"--variable {name}: is empty")
     row = next((dim for dim in ROWS if dim in values.dims), str(values.dims[0]))
     for curve in CURVES:

@@ -27,6 +27,9 @@ def imported(what: str, text: str, make: Callable[[Any], Any] = lambda found: fo
         return make(getattr(importlib.import_module(package), name))
     except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        file = getattr(sys.modules.get(package), "__file__", None) or "Python itself"
+        if os.path.exists(f"{package}.py") and os.path.abspath(f"{package}.py") != os.path.abspath(file):
+            problem = f"a module {package} is there already, of {file}; rename {package}.py ({problem})"
         raise InputError(f"{what} {text}: cannot be made: {problem}") from None
     finally:
         sys.path[:] = before

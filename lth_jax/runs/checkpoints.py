@@ -30,6 +30,12 @@ from lth_jax.tickets.masks import path_names
 KEEP = 2
 """Checkpoints kept: the newest and the one before it."""
 
+NOT_OF_FOLDERS = (
+    *(errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM),
+)
+"""What file systems say that cannot open a folder, or cannot bring it to the disk."""
+
 TREE, SUMS, ASIDE = "default", "SHA256SUMS", ".aside"
 
 
@@ -222,11 +228,12 @@ def _discard(path: Path) -> None:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file or folder is on the disk, not in memory only."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
-            raise  # but some file systems cannot bring a folder to the disk
-    finally:
-        os.close(descriptor)
+        if not path.is_dir() or error.errno not in NOT_OF_FOLDERS:
+            raise

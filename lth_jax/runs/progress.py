@@ -26,11 +26,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from lth_jax.errors import InputError, storage_error
-from lth_jax.runs import processes
+from lth_jax.runs import processes, results
 from lth_jax.runs.job import Job
 from lth_jax.tickets.masks import path_names
 
-LOG, TENSORBOARD = "log.jsonl", "tensorboard"
+TENSORBOARD = "tensorboard"
 
 
 class Progress(NamedTuple):
@@ -73,7 +73,7 @@ def reporting(
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_terminal(describe, network_steps))]
         if processes.is_first():
-            listeners.append(_logged(_json_lines(job.folder / LOG, part, names), network_steps))
+            listeners.append(_logged(_json_lines(job.folder / results.LOG, part, names), network_steps))
             if job.execution.log == "tensorboard":
                 board = stack.enter_context(_tensorboard(job.folder / TENSORBOARD / part, names))
                 listeners.append(_logged(board, network_steps))
@@ -193,7 +193,7 @@ def check_log(kind: str) -> None:
 def note(job: Job, what: Mapping[str, Any]) -> None:
     """A line of the log for what is no level: a stage of a job."""
     if processes.is_first():
-        _append(job.folder / LOG, what)
+        _append(job.folder / results.LOG, what)
 
 
 def entry(progress: Progress, level: int, network_steps: int) -> dict[str, Any]:

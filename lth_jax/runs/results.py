@@ -7,13 +7,15 @@ written aside and renamed. Beside the results, ``results.nc.sha256`` has the dig
 run must have; report, claims and figures are made anew at every start.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import json
 import operator
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from lth_jax.errors import InputError, warn
-from lth_jax.runs import storage
+from lth_jax.errors import InputError, StorageError, require, warn
+from lth_jax.runs import foreign, storage
 from lth_jax.runs.config import to_json
 from lth_jax.runs.storage import write_text, write_whole
 
 CONFIG, DATA, RESULTS, CLAIMS, REPORT = "config.json", "data.json", "results.nc", "claims.csv", "report.md"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"
+CHECKPOINTS, FIGURES, LOG = "checkpoints", "figures", "log.jsonl"
+TICKETS, EXPORTED = "tickets.npz", "tickets"
+"""A sweep's masks, and the folder of the tickets that are taken out of it."""
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
 
 
@@ -105,7 +109,7 @@ def save(dataset: xr.Dataset, path: Path, beside: Sequence[str] = ()) -> None:
         path.unlink(missing_ok=True)
         others = [path.with_name(name) for name in beside if path.with_name(name).exists()]
         own = f"{storage.of_file(aside)}  {path.name}\n"
-        write_text(_digest_path(path), own + storage.listing(path.parent, others))
+        write_text(digest_path(path), own + storage.listing(path.parent, others))
 
     write_whole(path, write)
 
@@ -114,21 +118,36 @@ def load(path: Path) -> xr.Dataset:
     """Read ``results.nc`` into memory.
 
     Raises:
-      InputError: it is missing or damaged.
+      InputError: it is missing, damaged, or claims arrays far larger than the file.
     """
-    try:
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
-        if not _digest_path(path).exists():
-            warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
+    require(path.exists(), f"{path}: no such file")
+    with understood(path):
+        if not digest_path(path).exists():
+            warn(f"{path} has no {digest_path(path).name} beside it: read without a check")
+            foreign.check(path)
         elif _listed(path).get(path.name) != storage.of_file(path):
             raise InputError(f"{path} is damaged: {path.name} is not what was written")
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read as results: {error}") from None
+        foreign.check_arrays(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a file has that is none of ours
+            with xr.open_dataset(path, engine="netcdf4") as dataset:
+                return dataset.load()
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """The block makes something of a results file, which may hold anything.
+
+    Raises:
+      InputError: whatever a library says of damaged bytes or of arrays that are no run's, in a line.
+    """
+    try:
+        yield
+    except (InputError, StorageError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(f"{path} cannot be read as results: {said}") from None
 
 
 def finished(path: Path) -> xr.Dataset | None:
@@ -158,11 +177,12 @@ def problems(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _listed(path: Path) -> dict[str, str]:
     """The digests beside some results, by their files' names."""
-    beside = _digest_path(path)
+    beside = digest_path(path)
     return storage.by_name(beside.read_text(encoding="utf-8", errors="replace")) if beside.exists() else {}
 
 
-def _digest_path(path: Path) -> Path:
+def digest_path(path: Path) -> Path:
+    """Where the digests beside some results are."""
     return path.with_name(path.name + ".sha256")
 
 

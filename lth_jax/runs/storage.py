@@ -80,10 +80,25 @@ def in_a_place_of(flag: str) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno not in FULL:
+        if (number := _number(error.__cause__)) is not None and number not in FULL:
             raise InputError(f"{flag}: {str(error).removesuffix(KEPT)}") from None
         raise
+
+
+PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What is wrong with a place, of what Orbax and TensorStore quote of the system in errors of their own."""
+
+
+def _number(error: BaseException | None) -> int | None:
+    """The system's number of an error, or of what it wraps or quotes; ``None`` if it has none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        quoted = [number for number in (*FULL, *PLACES) if os.strerror(number) in str(error)]
+        if quoted:
+            return quoted[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
