@@ -74,7 +74,7 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    work = Work(check, train, conclude, program, leaves=(ticket_files.TICKETS,))
+    work = Work(check, train, conclude, program, leaves={ticket_files.TICKETS: ticket_files.is_whole})
     points = grid.points(chosen)
     if len(points) == 1 and points[0].config == chosen:
         execute(work, chosen, execution, folder)

@@ -13,7 +13,7 @@ import json
 import operator
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from lth_jax.runs.storage import write_text, write_whole
 CONFIG, DATA, RESULTS, CLAIMS, REPORT = "config.json", "data.json", "results.nc", "claims.csv", "report.md"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
+
+Readable = Callable[[Path], bool]
+"""Whether a file can be read whole: asked where there is no digest of it."""
 
 
 def git_commit() -> str:
@@ -105,7 +108,7 @@ def save(dataset: xr.Dataset, path: Path, beside: Sequence[str] = ()) -> None:
         path.unlink(missing_ok=True)
         others = [path.with_name(name) for name in beside if path.with_name(name).exists()]
         own = f"{storage.of_file(aside)}  {path.name}\n"
-        write_text(_digest_path(path), own + storage.listing(path.parent, others))
+        write_text(digest_path(path), own + storage.listing(path.parent, others))
 
     write_whole(path, write)
 
@@ -116,12 +119,18 @@ def load(path: Path) -> xr.Dataset:
     Raises:
       InputError: it is missing or damaged.
     """
+    dataset = _read(path)
+    if not digest_path(path).exists():
+        warn(f"{path} has no {digest_path(path).name} beside it: read without a check")
+    return dataset
+
+
+def _read(path: Path) -> xr.Dataset:
+    """:func:`load` without a warning."""
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file")
-        if not _digest_path(path).exists():
-            warn(f"{path} has no {_digest_path(path).name} beside it: read without a check")
-        elif _listed(path).get(path.name) != storage.of_file(path):
+        if digest_path(path).exists() and digests(path).get(path.name) != storage.of_file(path):
             raise InputError(f"{path} is damaged: {path.name} is not what was written")
         with xr.open_dataset(path, engine="netcdf4") as dataset:
             return dataset.load()
@@ -142,27 +151,38 @@ def finished(path: Path) -> xr.Dataset | None:
         return None
 
 
-def problems(folder: Path, names: Sequence[str]) -> dict[str, str]:
+def is_whole(folder: Path, leaves: Mapping[str, Readable]) -> bool:
+    """Whether a run has ended, and neither results nor what lies beside them has to be made again."""
+    try:
+        _read(folder / RESULTS)
+    except InputError:
+        return False
+    return not problems(folder, leaves)
+
+
+def problems(folder: Path, leaves: Mapping[str, Readable]) -> dict[str, str]:
     """What is wrong with some files of a finished run's folder, by name: ``is missing`` or ``is damaged``.
 
-    A file without a digest beside the results, as in folders of earlier versions, is taken as it is.
+    Folders of earlier versions have no digest of some: those need only be readable.
     """
-    listed, found = _listed(folder / RESULTS), {}
-    for name in names:
-        if not (folder / name).exists():
+    listed, found = digests(folder / RESULTS), {}
+    for name, readable in leaves.items():
+        path = folder / name
+        if not path.exists():
             found[name] = "is missing"
-        elif name in listed and listed[name] != storage.of_file(folder / name):
+        elif listed[name] != storage.of_file(path) if name in listed else not readable(path):
             found[name] = "is damaged"
     return found
 
 
-def _listed(path: Path) -> dict[str, str]:
+def digests(path: Path) -> dict[str, str]:
     """The digests beside some results, by their files' names."""
-    beside = _digest_path(path)
+    beside = digest_path(path)
     return storage.by_name(beside.read_text(encoding="utf-8", errors="replace")) if beside.exists() else {}
 
 
-def _digest_path(path: Path) -> Path:
+def digest_path(path: Path) -> Path:
+    """The list of digests beside some results."""
     return path.with_name(path.name + ".sha256")
 
 
