@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lth_jax.errors import InputError
+from lth_jax.errors import in_one_line
 
 
 def imported(what: str, text: str, make: Callable[[Any], Any] = lambda found: found) -> Any:
@@ -24,9 +24,7 @@ def imported(what: str, text: str, make: Callable[[Any], Any] = lambda found: fo
     before = list(sys.path)
     sys.path.insert(0, os.getcwd())  # an installed command does not look there by itself
     try:
-        return make(getattr(importlib.import_module(package), name))
-    except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"{what} {text}: cannot be made: {problem}") from None
+        with in_one_line(f"{what} {text}: cannot be made"):
+            return make(getattr(importlib.import_module(package), name))
     finally:
         sys.path[:] = before
