@@ -1,11 +1,13 @@
 """What goes wrong, in one line: the two errors that users meet, and how they are said."""
 
 import codecs
+import contextlib
 import errno
 import io
 import operator
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +60,29 @@ def require(condition: bool, message: str) -> None:
     """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise InputError(message)
+
+
+@contextlib.contextmanager
+def in_one_line(
+    what: str, kinds: tuple[type[BaseException], ...] = (Exception, SystemExit)
+) -> Iterator[None]:
+    """Somebody else's code is called in the block: what it raises becomes an :class:`InputError`.
+
+    ``sys.exit`` in a model would end the program as if all were done.
+
+    Args:
+      what: the beginning of the line; the error's own words follow.
+      kinds: of errors; others are let through.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise InputError(f"{what}: {own_words(error)}") from error
+
+
+def own_words(error: BaseException) -> str:
+    """An error's kind and message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -19,7 +19,7 @@ from lth_jax.analysis import records
 from lth_jax.analysis.connectivity import STATISTICS
 from lth_jax.choices import Choices, rewind_step
 from lth_jax.devices import use_host_devices
-from lth_jax.errors import require, whole_number
+from lth_jax.errors import in_one_line, require, whole_number
 from lth_jax.initializers import Scheme, initialize
 from lth_jax.keys import stream
 from lth_jax.places import user_path
@@ -208,9 +208,11 @@ def find_tickets(
     for name, split in given.items():
         checks.check_data(name, split, task)
     sample = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), data)
+    with in_one_line("the task's inputs cannot be made"):
+        inputs = task.inputs(None, sample)
 
     def initial(key: PRNGKey) -> tuple[Params, Collections]:
-        params, collections = network.init(key, task.inputs(None, sample))
+        params, collections = network.init(key, inputs)
         return (params if initializer is None else initialize(key, params, initializer)), collections
 
     choices = Choices(
@@ -218,9 +220,7 @@ def find_tickets(
         rewind, rewind_schedule, rewind_optimizer, controls, eval_every, score, score_batch, prune_at,
         score_steps, prunable, children, path_points, path_statistics, dynamic,
     )  # fmt: skip
-    found = search.prepare(
-        network, optimizer, examples_of(data), initial, choices, task, task.inputs(None, sample)
-    )
+    found = search.prepare(network, optimizer, examples_of(data), initial, choices, task, inputs)
     plan, watched = found.plan, {"test": test} | ({} if validation is None else {"validation": validation})
     resets = rewind_step(rewind)[0] == "weights"
     kept_levels = range(levels) if keep_weights is True or not resets else list(keep_weights or ())
@@ -230,7 +230,8 @@ def find_tickets(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(processes.first_prints())
-            searched = identity.identify(found, seeds, data, watched, observe, kept_levels)
+            with in_one_line("the search cannot be trained"):
+                searched = identity.identify(found, seeds, data, watched, observe, kept_levels)
             if processes.is_first():
                 stack.enter_context(open_folder(folder, searched, {"versions": results.versions()}))
             processes.barrier("folder is open")
@@ -247,7 +248,7 @@ def find_tickets(
         results=records.with_multiply_adds(
             records.labelled(found.plan, found.shapes, swept, seeds, attrs),
             *(network, found.shapes, jax.tree.map(lambda leaf: leaf[0], collections)),
-            task.inputs(None, sample),
+            inputs,
         ),
         weights=swept.kept,
         kept_levels=tuple(kept_levels),

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from lth_jax import levels
 from lth_jax.analysis import connectivity, flops, records
 from lth_jax.choices import Choices, check_pruning, make_sizes, rewind_step
-from lth_jax.errors import InputError, require
+from lth_jax.errors import InputError, in_one_line, require
 from lth_jax.keys import stream
 from lth_jax.levels import Plan, Run
 from lth_jax.models import Network
@@ -72,7 +72,8 @@ def prepare(
         choices.batch_size <= examples,
         f"batch_size {choices.batch_size}: larger than the {examples} training examples",
     )
-    shapes, other = jax.eval_shape(initial, jax.random.key(0))
+    with in_one_line("the model's parameters cannot be drawn"):
+        shapes, other = jax.eval_shape(initial, jax.random.key(0))
     prunable = masks.prunable(shapes, choices.prunable)
     checks.check_optimizer(optimizer, shapes)
     steps = choices.iterations or choices.epochs * (examples // choices.batch_size)
@@ -167,6 +168,7 @@ def start_runs(search: Search, seeds: Sequence[int], data: PyTree, chunk: int | 
     return checkpoints.with_keys(jax.tree.map(jnp.asarray, plain), found)
 
 
+@in_one_line("the model, or what else the search is given, ends the program", kinds=(SystemExit,))
 def run(
     search: Search,
     job: Job | None,

@@ -1,5 +1,7 @@
 """Tickets of a model that is not ours: a small convolutional net with batch normalisation and dropout."""
 
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 import lth_jax
-from lth_jax import initializers, training
+from lth_jax import initializers, tasks, training
 from lth_jax.errors import InputError
 from lth_jax.tasks import to_float
 from lth_jax.tickets import masks
@@ -350,3 +352,38 @@ def test_a_number_that_is_whole_is_one_whatever_its_type(two, digits):
 def test_a_number_that_is_not_whole_is_refused_by_name(name, value, digits):
     with pytest.raises(ValueError, match=f"{name} .*expected a whole number"):
         lth_jax.find_tickets(lth_jax.MLP((4,), classes=4), optax.sgd(0.1), digits, digits, **{name: value})
+
+
+def leaves(*_):
+    sys.exit(0)
+
+
+class Leaving(nn.Module):
+    """Ends the program when it is given more than so many images: 0 at its very beginning."""
+
+    images: int
+
+    @nn.compact
+    def __call__(self, images):
+        if len(images) > self.images:
+            leaves()
+        return nn.Dense(4)(images.reshape(len(images), -1))
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": Leaving(0)}, "the model's parameters cannot be drawn: SystemExit: 0"),
+        ({"model": Leaving(1)}, "SystemExit: 0"),
+        ({"optimizer": optax.GradientTransformation(leaves, leaves)}, "the parameters: SystemExit: 0"),
+        ({"task": tasks.classification()._replace(inputs=leaves)}, "inputs cannot be made: SystemExit: 0"),
+        ({"task": tasks.classification()._replace(loss=leaves)}, "SystemExit: 0"),
+    ],
+)
+def test_what_ends_the_program_is_named(digits, tmp_path, change, message, folder):
+    given = {"model": lth_jax.MLP((6,), classes=4), "optimizer": optax.sgd(0.1), "batch_size": 50, **change}
+    place = tmp_path / "search" if folder else None
+    with pytest.raises(InputError, match=message):
+        lth_jax.find_tickets(data=digits, test=digits, levels=1, epochs=1, folder=place, **given)
+    assert not (tmp_path / "search").exists()

@@ -12,6 +12,8 @@ import xarray as xr
 from sweeps import TRUNK, make_place, search_in
 
 from lth_jax import commands
+from lth_jax.analysis import ticket_files
+from lth_jax.commands.settings import Config
 from lth_jax.errors import InputError
 from lth_jax.runs import checkpoints, folders, memory, results, storage
 
@@ -64,6 +66,22 @@ def test_tickets_that_are_not_whole_are_made_again_from_the_checkpoint(place, ca
     xr.testing.assert_identical(arrays(copied), arrays(place / "run"))
 
 
+@pytest.mark.parametrize("listed", ["nothing", "the results only"])
+def test_tickets_without_a_digest_are_made_again_where_they_cannot_be_read(call, copied, listed):
+    path, digests = copied / "tickets.npz", copied / "results.nc.sha256"
+    own = next(line for line in digests.read_text().splitlines(True) if line.endswith("results.nc\n"))
+    digests.write_text(own)
+    if listed == "nothing":
+        digests.unlink()
+    whole = path.read_bytes()
+    assert "resumed" not in call(*command(copied))
+    assert path.read_bytes() == whole
+    os.truncate(path, len(whole) // 2)
+    assert "resumed after level 3/3" in call(*command(copied))
+    assert ticket_files.is_whole(path)
+    assert storage.by_name(digests.read_text()).keys() >= {"results.nc", "tickets.npz"}
+
+
 @pytest.mark.parametrize("content", [b"", b'{"levels": 3', b"\xff\xfe", b"[" * 100_000, None])
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
 def test_a_damaged_description_is_written_again_from_its_copy(
@@ -78,19 +96,65 @@ def test_a_damaged_description_is_written_again_from_its_copy(
     assert (copied / name).read_bytes() == whole
 
 
+def unfinished(folder):
+    """Make a finished run one that has not ended, all of whose levels have checkpoints."""
+    for name in ("results.nc", "results.nc.sha256", "tickets.npz"):
+        (folder / name).unlink()
+
+
+def flip_after(path, text):
+    """Change a bit of the byte behind a text: it is JSON as before, and says something else."""
+    whole = path.read_bytes()
+    flip(path, whole.index(text.encode()) + len(text))
+    assert json.loads(path.read_text()) != json.loads(whole)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("copy", ["", "checkpoints/"])
 @pytest.mark.parametrize(
     ("name", "before"), [("config.json", '"levels": '), ("data.json", '"fingerprint": "')]
 )
 def test_a_description_with_another_byte_is_damaged_and_not_another_runs(
-    place, copied, name, before, monkeypatch, capsys
+    place, copied, copy, name, before, finished, monkeypatch, capsys
 ):
     monkeypatch.chdir(place)
-    whole = (copied / name).read_bytes()
-    flip(copied / name, whole.index(before.encode()) + len(before))
-    assert json.loads((copied / name).read_text()) != json.loads(whole)
+    path = copied / f"{copy}{name}"
+    whole = path.read_bytes()
+    flip_after(path, before)
+    if not finished:
+        unfinished(copied)
     commands.main(command(copied))
-    assert capsys.readouterr().err == f"warning: {copied.name}/{name} is damaged: written again\n"
-    assert (copied / name).read_bytes() == whole
+    said = capsys.readouterr()
+    assert said.err == f"warning: {copied.name}/{copy}{name} is damaged: written again\n"
+    assert ("resumed" in said.out) != finished
+    assert path.read_bytes() == whole
+
+
+def test_with_other_bytes_in_both_copies_it_is_another_configurations_run(refused, copied):
+    unfinished(copied)
+    flip_after(copied / "config.json", '"levels": ')
+    flip_after(copied / "checkpoints" / "config.json", '"epochs": ')
+    assert "holds another configuration's run (levels: 2 there, 3 here)" in refused(*command(copied))
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_list_with_another_digest_of_a_description_is_written_again(
+    place, copied, name, monkeypatch, capsys
+):
+    """What has to be written again is the list: nothing is trained for it."""
+    monkeypatch.chdir(place)
+    listed = copied / "results.nc.sha256"
+    whole = listed.read_text()
+    flip(listed, whole.index(f"  {name}") - 1)
+    shutil.rmtree(copied / "checkpoints")
+    commands.main(command(copied))
+    said = capsys.readouterr()
+    warned = f"warning: {copied.name}/results.nc.sha256 has another digest of {name}: written again\n"
+    assert said.err == warned
+    assert [line for line in listed.read_text().splitlines() if "results" not in line] == [
+        line for line in whole.splitlines() if "results" not in line
+    ]
+    xr.testing.assert_identical(arrays(copied), arrays(place / "run"))
 
 
 def test_a_finished_run_has_the_digests_of_all_that_it_must_have(place, copied, monkeypatch, capsys):
@@ -123,15 +187,32 @@ def test_with_its_copy_damaged_too_it_is_refused(refused, copied):
     assert "config.json and its copy are damaged" in refused(*command(copied))
 
 
-def test_a_run_is_not_continued_with_another_version_of_a_library(refused, call, copied):
-    for path in (copied / "data.json", copied / "checkpoints" / "data.json"):
-        begun = json.loads(path.read_text())
-        begun["versions"]["optax"] = "0.0.1"
-        path.write_text(json.dumps(begun))
-    assert "test accuracy" in call(*command(copied)).lower()  # finished: its results are what they are
-    (copied / "results.nc").unlink()
-    line = refused(*command(copied))
-    assert "begun with other versions (optax 0.0.1 there, " in line
+def another(monkeypatch, library):
+    """Let another version of a library be installed."""
+    version = results.version
+    monkeypatch.setattr(results, "version", lambda name: "0.0.1" if name == library else version(name))
+
+
+@pytest.mark.parametrize("library", ["jax", "jaxlib", "flax", "optax", "numpy", "lth_jax"])
+def test_a_run_is_not_continued_with_another_version_of_a_library(tmp_path, monkeypatch, library):
+    with folders.open_folder(tmp_path, Config(), {"versions": results.versions()}):
+        pass
+    another(monkeypatch, library)
+    refusal = pytest.raises(InputError, match=f"a run begun with other versions .{library} .* 0.0.1 here")
+    with refusal, folders.open_folder(tmp_path, Config(), {"versions": results.versions()}):
+        pass
+
+
+@pytest.mark.parametrize("damaged", [None, "results.nc", "tickets.npz"])
+def test_only_what_is_finished_and_whole_is_opened_with_another_version(
+    refused, call, copied, monkeypatch, damaged
+):
+    another(monkeypatch, "lth_jax")
+    if damaged is None:
+        assert "resumed" not in call(*command(copied))
+        return
+    os.truncate(copied / damaged, (copied / damaged).stat().st_size // 2)
+    assert "holds a damaged run begun with other versions (lth_jax " in refused(*command(copied))
 
 
 def test_a_search_is_not_continued_with_another_version_either(tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ from lth_jax.errors import InputError, write_any_text
 NETS = {
     "leaves_at_import": ("import sys; sys.exit(0)", "SystemExit: 0"),
     "leaves_when_called": ("def hook(): raise SystemExit(0)", "SystemExit: 0"),
+    "leaves_a_batch": ("def change(x): return x if len(x) == 1 else exit(0)", "SystemExit: 0"),
+    "refuses_a_batch": ("def change(x): return x if len(x) == 1 else x + 'a'", "TypeError: "),
     "whole_numbers": ("def change(x): return x.astype('int32')", "int32"),
     "complex": ("def change(x): return x.astype('complex64')", "complex64"),
     "several": ("def change(x): return x, x", "expected"),

@@ -217,6 +217,15 @@ def read_trained(path: Path, seed: int, level: int, network: str = "ticket") -> 
     return _below(weights, "params"), _below(weights, "collections")
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a ``tickets.npz`` can be read, every array of it."""
+    try:
+        _stored(path)
+    except InputError:
+        return False
+    return True
+
+
 def _stored(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a ``tickets.npz``."""
     if not path.exists():

@@ -22,7 +22,7 @@ from lth_jax.commands.settings import (
     layer_rates,
     named,
 )
-from lth_jax.errors import InputError, require
+from lth_jax.errors import in_one_line, require
 from lth_jax.optimizers import Rate
 from lth_jax.runs.config import check_batches
 from lth_jax.search import Search
@@ -70,13 +70,10 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> Mode
             return params, collections
         return initializers.initialize(key, params, initializers.get(config.initializer)), collections
 
-    try:
+    with in_one_line(f"--model {config.model}: refuses images {tuple(image_shape)}"):
         answer = jax.eval_shape(
             lambda key: network.apply(*network.init(key, sample), sample, None)[0], jax.random.key(0)
         )
-    except (Exception, SystemExit) as error:  # each module refuses in its own words
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise InputError(f"--model {config.model}: refuses images {tuple(image_shape)}: {problem}") from None
     named(f"--model {config.model}", lambda: check_logits(answer, 1, classes))
     what = f"--initializer {config.initializer} (module is the module's own)"
     named(what, lambda: jax.eval_shape(initial, jax.random.key(0)))

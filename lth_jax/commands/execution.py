@@ -7,7 +7,7 @@ several processes all of them train, and the first one writes and prints.
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,15 +31,15 @@ class Work(NamedTuple):
     labelled results; ``conclude`` makes of them what people look at. A configuration without a field
     ``dataset`` needs no data, and ``check`` and ``train`` are given ``None``. ``program`` gives a digest of
     what is computed, where code of the user's own has a part in it: a folder is of one program. ``leaves``
-    names the files that ``train`` leaves beside the results; one that is missing or damaged is made again,
-    from the checkpoints.
+    names the files that ``train`` leaves beside the results, each with a function that tells whether one
+    without a digest can be read; what is missing or damaged is made again, from the checkpoints.
     """
 
     check: Callable[[Any, Any], None]
     train: Callable[[Any, Job, Any], xr.Dataset]
     conclude: Callable[[xr.Dataset, Path, Console], None]
     program: Callable[[Any, Any], str] | None = None
-    leaves: Sequence[str] = ()
+    leaves: Mapping[str, results.Readable] = {}
 
 
 def execute(work: Work, settings: Any, execution: Execution, folder: Path) -> Path:
@@ -76,24 +76,36 @@ def _execute_in_folder(work: Work, settings: Any, job: Job) -> Path:
         begun["program"] = work.program(settings, dataset)
     with contextlib.ExitStack() as stack:
         if processes.is_first():
-            stack.enter_context(open_folder(folder, settings, begun))
+            stack.enter_context(open_folder(folder, settings, begun, work.leaves))
         processes.barrier("folder is open")
         origin = f"{tables.origin_of(dataset)} on {results.device_name()}\nresults in {folder}"
         tables.print_line(console, origin)
-        beside = (results.CONFIG, results.DATA, *work.leaves)
         measured = results.finished(folder / results.RESULTS)
-        if measured is not None and (lost := results.problems(folder, beside)):
+        if measured is not None and (lost := results.problems(folder, work.leaves)):
             for name, what in lost.items():
                 warn(f"{folder / name} {what}: made again")
             measured = None
+        listed = measured is not None and _descriptions_are_listed(folder)
         if measured is None:
             measured = work.train(settings, job, dataset)
-            if processes.is_first():
-                results.save(measured, folder / results.RESULTS, beside)
+        if not listed and processes.is_first():
+            beside = (results.CONFIG, results.DATA, *work.leaves)
+            results.save(measured, folder / results.RESULTS, beside)
         if processes.is_first():
             work.conclude(measured, folder, console)
     processes.barrier("results are written")
     return folder
+
+
+def _descriptions_are_listed(folder: Path) -> bool:
+    """Whether the digests beside the results are those of what the folder says of its run; a line if not.
+
+    The run is this command's, or its folder had not opened: it is the list that has to be written again.
+    """
+    other = results.problems(folder, {name: lambda path: True for name in (results.CONFIG, results.DATA)})
+    for name in other:
+        warn(f"{results.digest_path(folder / results.RESULTS)} has another digest of {name}: written again")
+    return not other
 
 
 def use_cache() -> None:

@@ -23,7 +23,7 @@ from lth_jax.commands.execution import Work, execute
 from lth_jax.commands.flags import add_flags, from_toml
 from lth_jax.commands.settings import Config
 from lth_jax.devices import use_host_devices
-from lth_jax.errors import require
+from lth_jax.errors import in_one_line, require
 from lth_jax.keys import stream
 from lth_jax.places import user_path
 from lth_jax.runs import config, identity, memory, processes, results
@@ -74,7 +74,7 @@ def run(parsed: argparse.Namespace) -> None:
     """The whole command."""
     chosen, execution = configure(parsed)
     folder = Path(execution.out or Path("runs") / "sweep" / config.digest(chosen))
-    work = Work(check, train, conclude, program, leaves=(ticket_files.TICKETS,))
+    work = Work(check, train, conclude, program, leaves={ticket_files.TICKETS: ticket_files.is_whole})
     points = grid.points(chosen)
     if len(points) == 1 and points[0].config == chosen:
         execute(work, chosen, execution, folder)
@@ -147,7 +147,8 @@ def program(chosen: Config, dataset: data.Dataset) -> str:
     """A digest of what a sweep computes: the traced program of a level, its constants and its sizes."""
     _, found = prepare(chosen, dataset)
     examples, watched = splits_of(chosen, dataset)
-    return identity.program_digest(found, examples, watched)
+    with in_one_line(f"--model {chosen.model}: cannot be trained"):  # other batches than it was asked with
+        return identity.program_digest(found, examples, watched)
 
 
 def levels_to_keep(chosen: Config) -> Sequence[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from lth_jax.errors import warn
+from lth_jax.errors import InputError, in_one_line, own_words, warn
 from lth_jax.levels import Plan, Run
 from lth_jax.runs import processes
 from lth_jax.tasks import Task, described
@@ -85,17 +85,15 @@ def check_examples(name: str, split: PyTree, params: PyTree, collections: PyTree
     check_data(name, split, recipe.task)
     task = recipe.task
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), split)
-    try:
+    shown = ", ".join(described(leaf) for leaf in jax.tree.leaves(split))
+    with in_one_line(f"{name} examples are {shown}: the network refuses them"):
         outputs = jax.eval_shape(
             lambda params, other, x: recipe.network.apply(params, other, task.inputs(None, x), None)[0],
             params, collections, batch,
         )  # fmt: skip
-    except (Exception, SystemExit) as error:  # each model refuses in its own words
-        problem = " ".join(str(error).split())[:300]
-        shown = ", ".join(described(leaf) for leaf in jax.tree.leaves(split))
-        raise ValueError(f"{name} examples are {shown}: the network refuses them: {problem}") from None
     task.check(name, split, outputs)
-    losses = jax.eval_shape(task.loss, outputs, batch)
+    with in_one_line(f"{name} examples are {shown}: the task's loss refuses them"):
+        losses = jax.eval_shape(task.loss, outputs, batch)
     if getattr(losses, "shape", None) != (1,):
         raise ValueError(f"the task's loss gives {described(losses)} for 1 example, expected [example]")
 
@@ -120,9 +118,9 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: PyTree) -> 
 
     try:
         jax.eval_shape(once, params)
-    except Exception as error:  # each optimizer refuses in its own words
-        problem = " ".join(str(error).split())[:200]
-        raise ValueError(f"the optimizer ({', '.join(names)}) refuses the parameters: {problem}") from None
+    except (Exception, SystemExit) as error:  # ``in_one_line`` would not know the names yet
+        what = f"the optimizer ({', '.join(names)}) refuses the parameters"
+        raise InputError(f"{what}: {own_words(error)}") from error
 
 
 def check_data(name: str, split: PyTree, task: Task) -> None:

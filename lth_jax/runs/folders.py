@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lth_jax.errors import InputError, StorageError, require, warn
+from lth_jax.runs import storage
 from lth_jax.runs.config import differences, to_json
-from lth_jax.runs.results import CHECKPOINTS, CONFIG, DATA, RESULTS, problems
+from lth_jax.runs.results import CHECKPOINTS, CONFIG, DATA, RESULTS, Readable, digests, is_whole
 from lth_jax.runs.storage import write_text
 
 LOCK = ".lock"
@@ -77,28 +78,35 @@ def _locked(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = None) -> Iterator[Path]:
+def open_folder(
+    folder: Path,
+    config: Any,
+    dataset: Mapping[str, Any] | None = None,
+    leaves: Mapping[str, Readable] | None = None,
+) -> Iterator[Path]:
     """Make a run's folder, or join the run that it holds; no other process can until the block ends.
 
     Args:
       folder: the folder.
       config: the run's configuration.
       dataset: what tells the run's data from others, ``None`` for a run without any.
+      leaves: the files that a finished run must have beside its results, see ``results.problems``.
 
     Raises:
-      InputError: it holds a run of another configuration or other data, is in use, or cannot be written.
+      InputError: it holds a run of another configuration or other data, or one that is not finished, or not
+        whole, of other versions of a library; is in use, or cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
-            _check_folder(folder, config, dataset)  # before anything is written
+            _check_folder(folder, config, dataset, leaves or {})  # before anything is written
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(folder))
-            _check_folder(folder, config, dataset)
+            _check_folder(folder, config, dataset, leaves or {})
             for remains in folder.rglob(".*"):  # what a killed process was writing
                 if re.fullmatch(r"\.(\d+\..+|.+\.\d+)", remains.name) and remains.is_file():
                     remains.unlink()
             for name, text in ((CONFIG, to_json(config)), (DATA, json.dumps(dataset, indent=2))):
-                whole = _whole(folder, name)
+                whole = _whole(folder, name, json.loads(text) or {})
                 for path in _copies(folder, name):
                     if text == "null" or path in whole:
                         continue
@@ -111,9 +119,11 @@ def open_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None = N
         yield folder
 
 
-def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) -> None:
+def _check_folder(
+    folder: Path, config: Any, dataset: Mapping[str, Any] | None, leaves: Mapping[str, Readable]
+) -> None:
     """Raise ``InputError`` unless a folder is new, empty, or holds the run of this configuration and data."""
-    if (begun := _read_json(folder, CONFIG)) is not None:
+    if (begun := _read_json(folder, CONFIG, json.loads(to_json(config)))) is not None:
         if different := differences(config, begun):
             raise InputError(
                 f"--out {folder}: holds another configuration's run ({'; '.join(different)}); "
@@ -121,8 +131,8 @@ def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) 
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InputError(f"--out {folder}: is not empty and holds no run; choose another --out")
-    if dataset is not None and (begun := _read_json(folder, DATA)) is not None:
-        _check_versions(folder, begun.get("versions"), dataset.get("versions"))
+    if dataset is not None and (begun := _read_json(folder, DATA, dataset)) is not None:
+        _check_versions(folder, begun.get("versions"), dataset.get("versions"), leaves)
         if begun.get("fingerprint") != dataset.get("fingerprint"):
             raise InputError(
                 f"--data-dir: these data have the fingerprint {dataset['fingerprint']}, the run in {folder} "
@@ -137,26 +147,28 @@ def _check_folder(folder: Path, config: Any, dataset: Mapping[str, Any] | None) 
         raise InputError(f"--out {folder}: cannot be written; choose another --out")
 
 
-def _check_versions(folder: Path, begun: Any, here: Any) -> None:
-    """Raise ``InputError`` if a run that is not finished was begun with other versions of a library."""
-    if not isinstance(begun, Mapping) or not here or (folder / RESULTS).exists():
+def _check_versions(folder: Path, begun: Any, here: Any, leaves: Mapping[str, Readable]) -> None:
+    """Raise ``InputError`` if a run of other versions of a library has anything left to be trained."""
+    if not isinstance(begun, Mapping) or not here:
         return
-    if other := [
+    other = [
         f"{name} {begun.get(name)} there, {own} here" for name, own in here.items() if begun.get(name) != own
-    ]:
+    ]
+    if other and not is_whole(folder, leaves):
+        kind = "damaged run" if (folder / RESULTS).exists() else "run"
         raise InputError(
-            f"--out {folder}: holds a run begun with other versions ({'; '.join(other)}), whose numbers may "
-            "differ; go on with those, or choose another --out"
+            f"--out {folder}: holds a {kind} begun with other versions ({'; '.join(other)}), whose numbers "
+            "may differ; go on with those, or choose another --out"
         )
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+def _read_json(folder: Path, name: str, own: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a run's folder says of itself, from the file of that name or from its copy; ``None`` if nothing.
 
     Raises:
       InputError: both are damaged.
     """
-    if whole := _whole(folder, name):
+    if whole := _whole(folder, name, own):
         return _parsed(whole[0])
     there = any(path.exists() for path in _copies(folder, name))
     require(not there, f"{folder / name} and its copy are damaged: mend one or choose another --out")
@@ -168,10 +180,24 @@ def _copies(folder: Path, name: str) -> list[Path]:
     return [folder / name, folder / CHECKPOINTS / name]
 
 
-def _whole(folder: Path, name: str) -> list[Path]:
-    """Those of the two that can be read and, where a finished run has a digest of them, have it."""
-    damaged = problems(folder, [name]).get(name) == "is damaged"
-    return [path for path in _copies(folder, name)[damaged:] if _parsed(path) is not None]
+def _whole(folder: Path, name: str, own: Mapping[str, Any]) -> list[Path]:
+    """Those of the two that are believed: all others are damaged.
+
+    Where a finished run has a digest of them, those that have it. Where they say different things, a byte of
+    one is another now: the one that says what this command does.
+
+    Args:
+      folder: of the run.
+      name: of the file.
+      own: what this command would write there.
+    """
+    found = {path: said for path in _copies(folder, name) if (said := _parsed(path)) is not None}
+    digest = digests(folder / RESULTS).get(name)
+    if as_written := [path for path in found if digest == storage.of_file(path)]:
+        return as_written
+    common = lambda said: sum(own.get(key) == value for key, value in said.items())  # noqa: E731
+    best = max(found.values(), key=common, default=None)
+    return [path for path, said in found.items() if said == best]
 
 
 def _parsed(path: Path) -> dict[str, Any] | None:

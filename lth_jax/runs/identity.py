@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import PyTree
 
 from lth_jax import levels
@@ -53,7 +54,7 @@ def program_digest(
     watched: Mapping[str, PyTree],
     observe: Mapping[str, Observer] | None = None,
 ) -> str:
-    """A digest of a level's and of a beginning's traced programs, of their constants, and of the sizes."""
+    """A digest of a level's and of a beginning's traced programs, their constants, and the sizes."""
     plan, shape = search.plan, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     def level(run: Run, data: PyTree, watched: Mapping[str, PyTree]) -> Any:
@@ -70,11 +71,28 @@ def program_digest(
     run = jax.eval_shape(lambda: search.begin(0))
     traced = jax.make_jaxpr(level)(run, *jax.tree.map(shape, (data, dict(watched))))
     started = jax.make_jaxpr(search.begin)(0, jax.tree.map(shape, data))
-    constants = checkpoints.without_keys([*traced.consts, *started.consts])
+    constants = checkpoints.without_keys([*constants_of(traced), *constants_of(started)])
     text = re.sub(r"0x[0-9a-f]+", "", f"{traced.jaxpr}\n{started.jaxpr}")
     sizes = jax.tree.leaves(plan.sizes.keep)
     beside = [] if plan.control_levels is None else [np.asarray(plan.control_levels, np.int64)]
     return digest([np.frombuffer(text.encode(), np.uint8), *constants, *sizes, *beside])
+
+
+def constants_of(program: Any) -> Iterator[Any]:
+    """The arrays that a traced program holds, and those of the programs inside it, in its order.
+
+    Its text has their shapes only. What is jitted, or a loop's body, is a program of its own, somewhere in an
+    equation's parameters.
+    """
+    if isinstance(program, ClosedJaxpr):
+        yield from program.consts
+        yield from constants_of(program.jaxpr)
+    elif isinstance(program, Jaxpr):
+        for equation in program.eqns:
+            yield from constants_of(tuple(equation.params.values()))
+    elif isinstance(program, tuple | list):
+        for part in program:
+            yield from constants_of(part)
 
 
 def digest(arrays: Sequence[Any]) -> str:

@@ -15,7 +15,7 @@ import operator
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ CHECKPOINTS, FIGURES, LOG = "checkpoints", "figures", "log.jsonl"
 TICKETS, EXPORTED = "tickets.npz", "tickets"
 """A sweep's masks, and the folder of the tickets that are taken out of it."""
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "lth_jax")
+
+Readable = Callable[[Path], bool]
+"""Whether a file can be read whole: asked where there is no digest of it."""
 
 
 def git_commit() -> str:
@@ -121,11 +124,18 @@ def load(path: Path) -> xr.Dataset:
       InputError: it is missing, damaged, or claims arrays far larger than the file.
     """
     require(path.exists(), f"{path}: no such file")
+    if not digest_path(path).exists():
+        warn(f"{path} has no {digest_path(path).name} beside it: read without a check")
+    return _read(path)
+
+
+def _read(path: Path) -> xr.Dataset:
+    """:func:`load` without a warning."""
+    require(path.exists(), f"{path}: no such file")
     with understood(path):
         if not digest_path(path).exists():
-            warn(f"{path} has no {digest_path(path).name} beside it: read without a check")
             foreign.check(path)
-        elif _listed(path).get(path.name) != storage.of_file(path):
+        elif digests(path).get(path.name) != storage.of_file(path):
             raise InputError(f"{path} is damaged: {path.name} is not what was written")
         foreign.check_arrays(path)
         with warnings.catch_warnings():
@@ -161,21 +171,31 @@ def finished(path: Path) -> xr.Dataset | None:
         return None
 
 
-def problems(folder: Path, names: Sequence[str]) -> dict[str, str]:
+def is_whole(folder: Path, leaves: Mapping[str, Readable]) -> bool:
+    """Whether a run has ended, and neither results nor what lies beside them has to be made again."""
+    try:
+        _read(folder / RESULTS)
+    except InputError:
+        return False
+    return not problems(folder, leaves)
+
+
+def problems(folder: Path, leaves: Mapping[str, Readable]) -> dict[str, str]:
     """What is wrong with some files of a finished run's folder, by name: ``is missing`` or ``is damaged``.
 
-    A file without a digest beside the results, as in folders of earlier versions, is taken as it is.
+    Folders of earlier versions have no digest of some: those need only be readable.
     """
-    listed, found = _listed(folder / RESULTS), {}
-    for name in names:
-        if not (folder / name).exists():
+    listed, found = digests(folder / RESULTS), {}
+    for name, readable in leaves.items():
+        path = folder / name
+        if not path.exists():
             found[name] = "is missing"
-        elif name in listed and listed[name] != storage.of_file(folder / name):
+        elif listed[name] != storage.of_file(path) if name in listed else not readable(path):
             found[name] = "is damaged"
     return found
 
 
-def _listed(path: Path) -> dict[str, str]:
+def digests(path: Path) -> dict[str, str]:
     """The digests beside some results, by their files' names."""
     beside = digest_path(path)
     return storage.by_name(beside.read_text(encoding="utf-8", errors="replace")) if beside.exists() else {}
