@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 def cold_run(place, folder, after=None, number=None):
     """One run that has to compile everything: exit code, seconds, standard error.
 
-    A signal that a run does not stop for comes when all is over, give or take a second.
+    A signal that a run does not stop for comes when all is over, but for what a busy machine takes to say so.
     """
     environment = {
         **os.environ,
@@ -54,7 +54,7 @@ def cold_run(place, folder, after=None, number=None):
     output, error = process.communicate(timeout=120)
     if after is not None and process.returncode == 0:
         over = float(output.rsplit("over", 1)[1])
-        assert over - sent < 1, f"a signal after {after:.1f} s was swallowed: the run went on {over - sent} s"
+        assert over - sent < 0.3, f"a signal after {after:.1f} s was swallowed: it went on {over - sent} s"
     return process.returncode, time.perf_counter() - started, error
 
 
@@ -70,15 +70,17 @@ def test_a_signal_at_any_of_thirty_moments_ends_a_cold_run_with_its_code(place, 
     whole = min(whole, cold_run(place, "again")[1])
     expected = arrays(place / "undisturbed")
     stopped = []
-    for position, moment in enumerate(np.linspace(0.5, 0.98 * whole, 30)):
+    for position, moment in enumerate(np.linspace(0.2, 0.98 * whole, 30)):
         number, folder = (signal.SIGINT, signal.SIGTERM)[position % 2], f"run {position}"
         code, _, error = cold_run(place, folder, moment, number)
         assert "Traceback" not in error, (moment, error)
         assert code in (0, 128 + number), (moment, number, error)
-        assert code == 0 or "stopped" in error, (moment, error)
         if code == 0:  # it came when everything was done
+            assert error == "", (moment, error)
             xr.testing.assert_identical(arrays(place / folder), expected)
+            assert (place / folder / "report.md").exists()
         else:
+            assert error.splitlines()[-1].startswith("stopped"), (moment, error)
             stopped.append(folder)
     assert len(stopped) >= 15  # the others came when everything was done
     for folder in stopped[::8]:
