@@ -54,7 +54,7 @@ def cold_run(place, folder, after=None, number=None):
     output, error = process.communicate(timeout=120)
     if after is not None and process.returncode == 0:
         over = float(output.rsplit("over", 1)[1])
-        assert over - sent < 0.3, f"a signal after {after:.1f} s was swallowed: it went on {over - sent} s"
+        assert over - sent < 1, f"a signal after {after:.1f} s was swallowed: it went on {over - sent} s"
     return process.returncode, time.perf_counter() - started, error
 
 
