@@ -13,8 +13,8 @@ found afterwards: training always runs to the end.
 ``reduced`` trains Conv-2 for 5,000 of 20,000 iterations, in three trials of 8 levels whose rates lead to 51,
 26 and 9 %, and trains the controls at these sizes alone: 3 × (8 + 3 × 2) = 42 networks. Two networks on two
 cores take 130 ms a step, 11 minutes for 5,000; the 20 evaluations on validation and test images and the one
-on the training images 3 minutes more. 25 such rounds are 6 hours. Conv-4 and Conv-6 cost more by the iteration,
-in the ratio of their multiplications. Each level of each trial block is saved.
+on the training images 3 minutes more. 25 such rounds are 6 hours. Conv-4 and Conv-6 cost more by the
+iteration, in the ratio of their multiplications. Each level of each trial block is saved.
 
 ResNet-20 and VGG-16, as open_lth has them: SGD with momentum 0.9, weight decay 1e-4 of kernels, batch 128,
 160 epochs of 390 iterations, the learning rate of 0.1 divided by 10 after 80 and 120; images flipped and
