@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lth_jax.errors import InputError
+from lth_jax.errors import InputError, own_words
 
 
 def imported(what: str, text: str, make: Callable[[Any], Any] = lambda found: found) -> Any:
@@ -26,7 +26,7 @@ def imported(what: str, text: str, make: Callable[[Any], Any] = lambda found: fo
     try:
         return make(getattr(importlib.import_module(package), name))
     except (Exception, SystemExit) as error:  # somebody's module may raise anything, or leave
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        problem = own_words(error)
         file = getattr(sys.modules.get(package), "__file__", None) or "Python itself"
         if os.path.exists(f"{package}.py") and os.path.abspath(f"{package}.py") != os.path.abspath(file):
             problem = f"a module {package} is there already, of {file}; rename {package}.py ({problem})"

@@ -140,8 +140,8 @@ def _check_folder(
             )
         if begun.get("program") != dataset.get("program"):
             raise InputError(
-                f"--out {folder}: holds the run of another program (its model's code, or a library, has "
-                "changed since); choose another --out"
+                f"--out {folder}: holds the run of another program (its model's code, a library, or whether "
+                "there are native kernels, has changed since); choose another --out"
             )
     if folder.exists() and not os.access(folder, os.W_OK):
         raise InputError(f"--out {folder}: cannot be written; choose another --out")

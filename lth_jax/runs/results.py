@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from lth_jax.errors import InputError, StorageError, require, warn
+from lth_jax.errors import InputError, StorageError, own_words, require, warn
 from lth_jax.runs import foreign, storage
 from lth_jax.runs.config import to_json
 from lth_jax.runs.storage import write_text, write_whole
@@ -156,8 +156,7 @@ def understood(path: Path) -> Iterator[None]:
     except (InputError, StorageError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(f"{path} cannot be read as results: {said}") from None
+        raise InputError(f"{path} cannot be read as results: {own_words(error)}") from None
 
 
 def finished(path: Path) -> xr.Dataset | None:

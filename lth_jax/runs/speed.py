@@ -87,7 +87,10 @@ def measure(shape: Sequence[int], use: sparse.Use, optimizer: optax.GradientTran
 def _step_seconds(
     shape: Sequence[int], use: sparse.Use, optimizer: optax.GradientTransformation, kept: int | None
 ) -> float:
-    """Seconds of a step of a network of this layer alone, trained as levels are; dense without ``kept``."""
+    """Seconds of a step of a network of this layer alone, trained as levels are; dense without ``kept``.
+
+    Steps alone, as many as a call is told, without the order and observations that ``training.train`` adds.
+    """
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((use.rows, shape[0])), jnp.float32)
     chosen = rng.permutation(int(np.prod(shape))).reshape(shape) < (kept or np.prod(shape) // 3)

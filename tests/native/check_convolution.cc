@@ -2,36 +2,17 @@
 // tail: run under sanitizers. Arrays are exactly as long as what they hold, so that a read or write beyond
 // them is found.
 
-#include <cmath>
-#include <cstdio>
-#include <random>
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "convolution.h"
-
-static int problems = 0;
-
-static void compare(const char* what, const std::vector<float>& found, const std::vector<double>& expected) {
-  for (size_t i = 0; i < expected.size(); i++)
-    if (!(std::fabs(found[i] - expected[i]) <= 1e-4 * (1 + std::fabs(expected[i])))) {
-      std::printf("%s[%zu] is %g, expected %g\n", what, i, found[i], expected[i]);
-      problems++;
-      return;
-    }
-}
 
 static void check(const lth::Convolution& c, int64_t helpers) {
   std::mt19937 random(static_cast<unsigned>(c.examples * 131 + c.width * 17 + c.features));
-  std::normal_distribution<float> normal;
-  auto drawn = [&](int64_t count) {
-    std::vector<float> values(count);
-    for (float& value : values) value = normal(random);
-    return values;
-  };
-  const auto x = drawn(c.examples * c.height * c.width * c.channels);
-  const auto w = drawn(c.rows * c.columns * c.channels * c.features);
-  const auto dy = drawn(c.examples * c.out_height * c.out_width * c.features);
+  const auto x = drawn(random, c.examples * c.height * c.width * c.channels);
+  const auto w = drawn(random, c.rows * c.columns * c.channels * c.features);
+  const auto dy = drawn(random, c.examples * c.out_height * c.out_width * c.features);
   std::vector<double> y(dy.size()), dw(w.size());
   for (int64_t e = 0; e < c.examples; e++)
     for (int64_t i = 0; i < c.out_height; i++)
@@ -65,7 +46,8 @@ static void check(const lth::Convolution& c, int64_t helpers) {
 }
 
 int main() {
-  // Examples, height, width, channels, rows, columns, features, out_height, out_width, top, left, down, along, spread.
+  // Examples, height, width, channels, rows, columns, features, out_height, out_width, top, left, down,
+  // along, spread.
   check({1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1}, 0);
   check({3, 5, 6, 3, 3, 3, 16, 5, 6, 1, 1, 1, 1, 1}, 2);     // SAME
   check({20, 7, 9, 5, 3, 2, 70, 5, 8, 0, 0, 1, 1, 1}, 3);    // VALID, several blocks of features
@@ -76,7 +58,8 @@ int main() {
   check({2, 3, 2, 2, 1, 1, 5, 3, 2, 0, -5, 1, 1, 1}, 1);     // nothing of the image is seen
   check({0, 3, 3, 2, 2, 2, 5, 2, 2, 0, 0, 1, 1, 1}, 1);      // no examples: the gradient is 0
   check({5, 6, 40, 40, 3, 3, 48, 6, 40, 1, 1, 1, 1, 1}, 2);  // many pixels, many channels
-  for (int64_t features : {1, 15, 16, 31, 32, 64, 65}) check({2, 4, 5, 7, 3, 3, features, 4, 5, 1, 1, 1, 1, 1}, 1);
+  for (int64_t features : {1, 15, 16, 31, 32, 64, 65})
+    check({2, 4, 5, 7, 3, 3, features, 4, 5, 1, 1, 1, 1, 1}, 1);
   std::printf("lanes %d: %d problems\n", lth::LANES, problems);
   return problems != 0;
 }

@@ -1,33 +1,14 @@
 // The sparse product against plain loops in double precision, for every kind of tail: run under sanitizers.
 // Arrays are exactly as long as what they hold, so that a read or write beyond them is found.
 
-#include <cmath>
-#include <cstdio>
-#include <random>
 #include <vector>
 
+#include "check.h"
 #include "sparse_product.h"
-
-static int problems = 0;
-
-static void compare(const char* what, const std::vector<float>& found, const std::vector<double>& expected) {
-  for (size_t i = 0; i < expected.size(); i++)
-    if (!(std::fabs(found[i] - expected[i]) <= 1e-4 * (1 + std::fabs(expected[i])))) {
-      std::printf("%s[%zu] is %g, expected %g\n", what, i, found[i], expected[i]);
-      problems++;
-      return;
-    }
-}
 
 static void check(int64_t batch, int64_t inputs, int64_t outputs, double density, int64_t room, int64_t bands) {
   std::mt19937 random(static_cast<unsigned>(batch * 131 + inputs * 17 + outputs));
-  std::normal_distribution<float> normal;
   std::uniform_real_distribution<double> uniform;
-  auto drawn = [&](int64_t count) {
-    std::vector<float> values(count);
-    for (float& value : values) value = normal(random);
-    return values;
-  };
   std::vector<int32_t> start{0}, index;
   const int64_t height = (inputs + bands - 1) / bands;
   for (int64_t b = 0; b < bands; b++)
@@ -38,7 +19,8 @@ static void check(int64_t batch, int64_t inputs, int64_t outputs, double density
     }
   const size_t kept = index.size();
   index.resize(kept + room, 0);
-  const auto x = drawn(batch * inputs), dy = drawn(batch * outputs), values = drawn(kept + room);
+  const auto x = drawn(random, batch * inputs), dy = drawn(random, batch * outputs);
+  const auto values = drawn(random, kept + room);
   const lth::Columns w{values.data(), start.data(), index.data(), inputs, outputs, bands};
 
   std::vector<double> y(batch * outputs), dvalues(kept + room), dx(batch * inputs);

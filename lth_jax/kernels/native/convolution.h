@@ -3,8 +3,8 @@
 //
 // The pixels of one row that a window sees lie side by side, 'reach' = columns * channels floats, so both are
 // matrix products of the image as it is: for each of the filters' rows, pixels * reach by reach * features.
-// Some rows of an image are copied at a time, with the zeros around them; a few pixels (or a few of reach) and
-// a few vectors of features are summed in registers.
+// Some rows of an image are copied at a time, with the zeros around them; a few pixels (or a few of reach)
+// and a few vectors of features are summed in registers.
 
 #pragma once
 
@@ -28,8 +28,8 @@ struct Convolution {
   int64_t spread;        // pixels from one of the filters' rows to the next
 
   bool empty() const {
-    return examples < 1 || height < 1 || width < 1 || reach() < 1 || rows < 1 || features < 1 || out_height < 1 ||
-           out_width < 1;
+    return examples < 1 || height < 1 || width < 1 || rows < 1 || reach() < 1 || features < 1 ||
+           out_height < 1 || out_width < 1;
   }
   int64_t reach() const { return columns * channels; }
   int64_t vectors() const { return (features + LANES - 1) / LANES; }
@@ -153,7 +153,8 @@ inline void pixels_block(const Convolution& c, const float* seen, const float* f
 
 // Sums over pixels for M of a row's reach, V vectors of features each.
 template <int V, int M>
-inline void filters_block(const Convolution& c, const float* seen, const float* dy, int64_t out_rows, float* sums) {
+inline void filters_block(const Convolution& c, const float* seen, const float* dy, int64_t out_rows,
+                          float* sums) {
   const int64_t wide = c.seen_width(), step = c.along * c.channels, padded = c.padded();
   Vector sum[M][V];
   for (int m = 0; m < M; m++)
@@ -199,7 +200,8 @@ inline bool convolve(const Convolution& c, const float* images, const float* fil
         float* to = outputs + (e * c.out_height + y) * c.out_width * c.features;
         float* row = padded == c.features ? to : out;
         for_blocks(c.vectors(), c.out_width, [&](auto V, auto P, int64_t v, int64_t p) {
-          pixels_block<V, P>(c, seen + p * c.along * c.channels, padded_filters + v * LANES, row + p * padded + v * LANES);
+          pixels_block<V, P>(c, seen + p * c.along * c.channels, padded_filters + v * LANES,
+                             row + p * padded + v * LANES);
         });
         if (row == out)
           for (int64_t p = 0; p < c.out_width; p++)
@@ -210,8 +212,8 @@ inline bool convolve(const Convolution& c, const float* images, const float* fil
 }
 
 // What some examples give to the gradient of the filters, added to sums [rows, reach, padded].
-inline bool add_gradient(const Convolution& c, const float* images, const float* dy, int64_t first, int64_t end,
-                         float* sums) {
+inline bool add_gradient(const Convolution& c, const float* images, const float* dy, int64_t first,
+                         int64_t end, float* sums) {
   thread_local Scratch scratch_seen, scratch_dy;
   const int64_t padded = c.padded(), reach = c.reach();
   const int64_t fit = 4096 / (c.out_width * padded);  // with what they see, in the nearest cache

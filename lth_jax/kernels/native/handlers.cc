@@ -39,14 +39,14 @@ static ffi::Error Inputs(Floats dy, Floats values, Whole start, Whole index, ffi
   return done(lth::gradient_of_inputs(w, dy.typed_data(), dy.dimensions()[0], dx->typed_data()));
 }
 
-// The geometry: top, left, down, along, spread.
+// Sizes, or a geometry: top, left, down, along, spread.
 using Numbers = ffi::Span<const int64_t>;
 
 static lth::Helpers helpers(ffi::ThreadPool& pool) {
   return {pool.num_threads() - 1, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
 }
 
-static lth::Convolution convolution(Floats& x, ffi::Span<const int64_t> w, ffi::Span<const int64_t> y, Numbers by) {
+static lth::Convolution convolution(Floats& x, Numbers w, Numbers y, Numbers by) {
   const auto size = x.dimensions();
   lth::Convolution c{};
   c.examples = size[0], c.height = size[1], c.width = size[2], c.channels = size[3];
@@ -59,13 +59,15 @@ static lth::Convolution convolution(Floats& x, ffi::Span<const int64_t> w, ffi::
 static ffi::Error Convolve(ffi::ThreadPool pool, Floats images, Floats filters, ffi::Result<Floats> outputs,
                            Numbers geometry) {
   const lth::Convolution c = convolution(images, filters.dimensions(), outputs->dimensions(), geometry);
-  return done(lth::convolve(c, images.typed_data(), filters.typed_data(), outputs->typed_data(), helpers(pool)));
+  return done(lth::convolve(c, images.typed_data(), filters.typed_data(), outputs->typed_data(),
+                            helpers(pool)));
 }
 
 static ffi::Error Filters(ffi::ThreadPool pool, Floats images, Floats dy, ffi::Result<Floats> dfilters,
                           Numbers geometry) {
   const lth::Convolution c = convolution(images, dfilters->dimensions(), dy.dimensions(), geometry);
-  return done(lth::gradient_of_filters(c, images.typed_data(), dy.typed_data(), dfilters->typed_data(), helpers(pool)));
+  return done(lth::gradient_of_filters(c, images.typed_data(), dy.typed_data(), dfilters->typed_data(),
+                                       helpers(pool)));
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_convolve, Convolve,
